@@ -1,0 +1,177 @@
+"""Every error that this package raises.
+
+TaskiqPgJsonError
+├── ConfigurationError            a constructor argument that cannot work (also a ValueError)
+├── NotStartedError               used outside startup() … shutdown() (also a RuntimeError)
+├── InvalidTaskIdError            an id that the task_id column cannot hold (also a ValueError)
+├── TaskNotFoundError             no row of that id (also a LookupError)
+├── FilterError                   a filter, order or cursor that cannot work (also a ValueError)
+├── SearchTimeoutError            a search took too long (also a TimeoutError)
+├── NotLoadedError                a column that a search was told to leave out (also a LookupError)
+├── SerializationError
+│   ├── ResultEncodeError         a value that neither JSON nor the pickle fallback can hold
+│   └── ResultDecodeError         a stored row that cannot be turned into Python again
+├── SchemaError
+│   ├── SchemaVersionError        the table is older or newer than this release needs
+│   └── ForeignTableError         a table of that name exists, and is not ours
+├── RemoteError                   a task's own error, whose class cannot be had here
+├── WaitTimeoutError              tasks have not ended in time (also a TimeoutError)
+├── WriteTimeoutError             the server could not be reached in time (also a TimeoutError)
+└── EmbeddedPostgresError         the embedded server is not installed or did not start
+
+``ResultIsMissingError``, which taskiq expects to be one of its own, is in
+:mod:`taskiq_pg_json.backend`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+
+class TaskiqPgJsonError(Exception):
+    """The root of every error of this package."""
+
+
+class ConfigurationError(TaskiqPgJsonError, ValueError):
+    """A constructor argument cannot work; the message names it and a way out."""
+
+
+class NotStartedError(TaskiqPgJsonError, RuntimeError):
+    """The store was used before ``startup()`` or after ``shutdown()``."""
+
+
+class InvalidTaskIdError(TaskiqPgJsonError, ValueError):
+    """The task_id column cannot hold this id."""
+
+
+class TaskNotFoundError(TaskiqPgJsonError, LookupError):
+    """There is no row of this task id."""
+
+
+class FilterError(TaskiqPgJsonError, ValueError):
+    """A filter, an order or a cursor of a search cannot work; the message says why.
+
+    Attributes:
+        position: the character of an SQL/JSON path, counted from 0, at which it is wrong.
+    """
+
+    def __init__(self, message: str, *, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class SearchTimeoutError(TaskiqPgJsonError, TimeoutError):
+    """A search took longer than its ``timeout``, and the server has given it up."""
+
+
+class NotLoadedError(TaskiqPgJsonError, LookupError):
+    """The search that gave the record was told to leave this column out."""
+
+
+class SerializationError(TaskiqPgJsonError):
+    """A value could not cross between Python and its row.
+
+    Attributes:
+        task_id: the task whose row it is.
+        path: where in the row, as in ``return_value.items[3].price``.
+        type_name: the type concerned, as in ``shop.models.Invoice``.
+    """
+
+    def __init__(self, message: str, *, task_id: str, path: str, type_name: str) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+        self.path = path
+        self.type_name = type_name
+
+
+class ResultEncodeError(SerializationError):
+    """A value that neither JSON nor the pickle fallback can hold."""
+
+
+class ResultDecodeError(SerializationError):
+    """A stored row that cannot be turned into Python again.
+
+    Attributes:
+        plain: the plain JSON value that stands in the row; nothing is lost.
+    """
+
+    def __init__(
+        self, message: str, *, task_id: str, path: str, type_name: str, plain: object = None
+    ) -> None:
+        super().__init__(message, task_id=task_id, path=path, type_name=type_name)
+        self.plain = plain
+
+
+class RemoteError(TaskiqPgJsonError):
+    """A task's own error, whose class cannot be had in this process.
+
+    It is an instance of a subclass named after the class that was raised, with that one's message,
+    ``args``, notes, cause and attributes.
+
+    Attributes:
+        type_name: the class that was raised, as in ``shop.errors.PaymentError``.
+        message: what ``str()`` said of the error where it was raised.
+        plain: the whole error as plain JSON, as it stands in the row.
+    """
+
+    __slots__ = ("message", "plain", "type_name")
+
+    message: str
+    plain: object
+    type_name: str
+
+    @staticmethod
+    def of(module: str, qualname: str, message: str, plain: object) -> RemoteError:
+        """The stand-in for an error of the class ``qualname`` in ``module``."""
+        error = _remote_class(module, qualname)()
+        error.type_name = f"{module}.{qualname}"
+        error.message = message
+        error.plain = plain
+        return error
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        cls = type(self)
+        state = {**self.__dict__, "args": self.args}
+        return RemoteError.of, (cls.__module__, cls.__qualname__, self.message, self.plain), state
+
+
+@lru_cache(maxsize=256)
+def _remote_class(module: str, qualname: str) -> type[RemoteError]:
+    names = {"__module__": module, "__qualname__": qualname, "__slots__": ()}
+    return type(qualname.rpartition(".")[2], (RemoteError,), names)
+
+
+class SchemaError(TaskiqPgJsonError):
+    """The tables in the database are not what this release needs."""
+
+
+class SchemaVersionError(SchemaError):
+    """The table's schema version is older or newer than this release needs."""
+
+
+class ForeignTableError(SchemaError):
+    """A table of that name exists and was not made by this package; it is left alone."""
+
+
+class WriteTimeoutError(TaskiqPgJsonError, TimeoutError):
+    """The server could not be reached before ``write_timeout`` seconds had passed."""
+
+
+class WaitTimeoutError(TaskiqPgJsonError, TimeoutError):
+    """Tasks have not ended in time.
+
+    Attributes:
+        pending: the ids of those that have not.
+    """
+
+    def __init__(self, pending: tuple[str, ...], timeout: float) -> None:
+        shown = ", ".join(pending[:3]) + ("…" if len(pending) > 3 else "")  # noqa: PLR2004 - a few
+        super().__init__(f"{len(pending)} tasks have not ended after {timeout:g} s: {shown}")
+        self.pending = pending
+
+
+class EmbeddedPostgresError(TaskiqPgJsonError):
+    """The embedded server is not installed or did not start."""
