@@ -1,0 +1,22 @@
+"""The typed serializer: clean JSON, with the types that JSON does not have beside it."""
+
+from __future__ import annotations
+
+from taskiq_pg_json.serializer.adapters import as_result_serializer
+from taskiq_pg_json.serializer.json_serializer import JsonSerializer
+from taskiq_pg_json.serializer.leaves import PickledValueWarning
+from taskiq_pg_json.serializer.pickling import PickleFallback
+from taskiq_pg_json.serializer.protocol import EncodedRow, ResultSerializer
+from taskiq_pg_json.serializer.reading import UnresolvedTypeWarning
+from taskiq_pg_json.serializer.registry import TypeRegistry
+
+__all__ = [
+    "EncodedRow",
+    "JsonSerializer",
+    "PickleFallback",
+    "PickledValueWarning",
+    "ResultSerializer",
+    "TypeRegistry",
+    "UnresolvedTypeWarning",
+    "as_result_serializer",
+]

@@ -1,0 +1,264 @@
+"""Any serializer that a user may give: ours, or one of taskiq's (``dumpb`` and ``loadb``).
+
+Through a taskiq serializer that writes JSON, what it writes stands in the JSON columns. What any
+other one writes stands in the row's bytea, and a readable preview of it in the JSON columns. The
+``error`` column holds errors as data whichever serializer is in use.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import TYPE_CHECKING, Protocol, cast
+
+import orjson
+import pydantic_core
+
+from taskiq_pg_json.errors import ConfigurationError, ResultDecodeError, ResultEncodeError
+from taskiq_pg_json.serializer.exceptions.printable import short_repr
+from taskiq_pg_json.serializer.frames import pack, unpack, writer_of
+from taskiq_pg_json.serializer.json_serializer import JsonSerializer
+from taskiq_pg_json.serializer.protocol import EncodedRow, ResultSerializer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+_ERROR = "error"
+_WRITER = "serializer"
+_PROBE: dict[str, object] = {"probe": [None, True, 1, 1.5, "é", {}]}
+
+
+class DescribedValueWarning(UserWarning):
+    """A serializer refused a value, and its repr was stored instead."""
+
+
+class TaskiqSerializer(Protocol):
+    """What taskiq's serializers have in common."""
+
+    def dumpb(self, value: object, /) -> bytes:
+        """Turn a value into bytes."""
+        ...
+
+    def loadb(self, value: bytes, /) -> object:
+        """Turn bytes into the value again."""
+        ...
+
+
+def as_result_serializer(serializer: object | None) -> ResultSerializer:
+    """The ``serializer=`` of a store or backend as a ``ResultSerializer``.
+
+    Args:
+        serializer: None for ``JsonSerializer()``, a ``ResultSerializer``, or a taskiq serializer
+            such as ``ORJSONSerializer()``.
+
+    Raises:
+        ConfigurationError: it is none of these.
+    """
+    if serializer is None:
+        return JsonSerializer()
+    if isinstance(serializer, type):
+        name = serializer.__qualname__
+        raise ConfigurationError(f"serializer={name} is a class: give an instance, {name}()")
+    if isinstance(serializer, ResultSerializer):
+        return serializer
+    if callable(getattr(serializer, "dumpb", None)) and callable(
+        getattr(serializer, "loadb", None)
+    ):
+        return TaskiqSerializerAdapter(cast("TaskiqSerializer", serializer))
+    raise ConfigurationError(
+        f"serializer={short_repr(serializer)} cannot serialize results: give None for JSON, a"
+        " JsonSerializer(), an object with encode() and decode() (ResultSerializer), or one of"
+        " taskiq's serializers, which have dumpb() and loadb()"
+    )
+
+
+class TaskiqSerializerAdapter:
+    """A taskiq serializer as a ``ResultSerializer``.
+
+    What it refuses is given to it once more as JSON-able data (dataclasses and models as dicts,
+    dates as text), which is what it then gives back.
+
+    Attributes:
+        name: as in ``taskiq:ORJSONSerializer``.
+    """
+
+    def __init__(self, serializer: TaskiqSerializer) -> None:
+        self.name = f"taskiq:{type(serializer).__name__}"
+        self._serializer = serializer
+        self._writes_json = _writes_json(serializer)
+        self._json = JsonSerializer(fallback=None)
+
+    def encode(self, columns: Mapping[str, object], *, task_id: str) -> EncodedRow:
+        """Encode one row's values; see :class:`ResultSerializer`."""
+        values: dict[str, object] = {}
+        previews: dict[str, bytes] = {}
+        frames: list[bytes] = []
+        marks: dict[str, object] = {}
+        for column, value in columns.items():
+            if value is None or column == _ERROR:
+                values[column] = value
+                continue
+            data = self._dump(value, column, task_id)
+            try:
+                values[column] = self._parse(data)
+            except (ValueError, RecursionError):
+                marks[column] = {"pickle": len(frames)}
+                frames.append(data)
+                previews[column] = self._preview(value, task_id)
+        row = self._json.encode(values, task_id=task_id)
+        if row.types is None and not frames:
+            return row
+        types = {"v": 1} if row.types is None else orjson.loads(row.types)
+        written = {**row.columns, **previews}
+        return EncodedRow(
+            columns={column: written[column] for column in columns},
+            types=orjson.dumps({**types, **marks, _WRITER: self.name}),
+            pickled=pack(self.name, frames) if frames else None,
+        )
+
+    def decode(self, row: EncodedRow, *, task_id: str) -> dict[str, object]:
+        """Decode the columns given; see :class:`ResultSerializer`."""
+        types = _read_types(row, task_id)
+        writer = types.pop(_WRITER, None)
+        framed = {} if writer is None else _marks(types, row.columns)
+        plain = EncodedRow(
+            columns={column: text for column, text in row.columns.items() if column not in framed},
+            types=orjson.dumps(types) if types.keys() - {"v"} else None,
+            pickled=row.pickled if writer is None else None,
+        )
+        values = self._json.decode(plain, task_id=task_id)
+        if self._writes_json and (writer == self.name or row.types is None):
+            for column, value in values.items():
+                if value is not None and column != _ERROR:
+                    values[column] = self._reload(value, column, task_id)
+        if framed:
+            values |= self._load_frames(framed, row, task_id)
+        return {column: values[column] for column in row.columns}
+
+    def _dump(self, value: object, column: str, task_id: str) -> bytes:
+        try:
+            return bytes(self._serializer.dumpb(value))
+        except Exception as refused:  # noqa: BLE001 - a serializer of the user's own choice
+            try:
+                return bytes(self._serializer.dumpb(self._jsonable(value)))
+            except Exception as exc:
+                raise ResultEncodeError(
+                    f"{self.name} cannot write the {column} of task {task_id!r}, neither as it is"
+                    f" ({refused}) nor as JSON-able data ({exc}); JsonSerializer() may",
+                    task_id=task_id,
+                    path=column,
+                    type_name=_name_of(value),
+                ) from exc
+
+    def _jsonable(self, value: object) -> object:
+        def describe(leaf: object) -> str:
+            warnings.warn(
+                f"{self.name} cannot hold a {_name_of(leaf)}: its repr is stored instead."
+                " JsonSerializer() keeps such values as they are.",
+                DescribedValueWarning,
+                stacklevel=2,
+            )
+            return short_repr(leaf)
+
+        return _to_jsonable(value, describe)
+
+    def _parse(self, data: bytes) -> object:
+        """The JSON that the serializer wrote.
+
+        Raises:
+            ValueError: it is not JSON.
+        """
+        if not self._writes_json:
+            raise ValueError(f"{self.name} writes no JSON")
+        parsed: object = json.loads(data)
+        return parsed
+
+    def _preview(self, value: object, task_id: str) -> bytes:
+        """JSON to read and to search; what is read back is in the bytea."""
+        try:
+            preview = _to_jsonable(value, short_repr)
+            return self._json.encode({"preview": preview}, task_id=task_id).columns["preview"]
+        except Exception:  # noqa: BLE001 - no preview is worth the value that it shows
+            return orjson.dumps(short_repr(value))
+
+    def _reload(self, value: object, column: str, task_id: str) -> object:
+        try:
+            return self._serializer.loadb(json.dumps(value).encode())
+        except Exception as exc:
+            raise _unreadable(self.name, column, task_id, exc, value) from exc
+
+    def _load_frames(
+        self, framed: Mapping[str, object], row: EncodedRow, task_id: str
+    ) -> dict[str, object]:
+        data = row.pickled or b""
+        writer = writer_of(data)
+        values: dict[str, object] = {}
+        for column, number in framed.items():
+            plain = row.columns[column].decode("utf-8", "replace")
+            if writer not in {self.name, None}:
+                raise ResultDecodeError(
+                    f"the {column} of task {task_id!r} was written by {writer}: read it with that"
+                    f" serializer instead of {self.name}; a readable copy is in 'plain'",
+                    task_id=task_id,
+                    path=column,
+                    type_name=str(writer),
+                    plain=plain,
+                )
+            try:
+                values[column] = self._serializer.loadb(unpack(data)[cast("int", number)])
+            except Exception as exc:
+                raise _unreadable(self.name, column, task_id, exc, plain) from exc
+        return values
+
+
+def _writes_json(serializer: TaskiqSerializer) -> bool:
+    try:
+        written: object = json.loads(serializer.dumpb(_PROBE))
+    except Exception:  # noqa: BLE001 - whatever it does with the probe, it is not JSON
+        return False
+    return written == _PROBE
+
+
+def _to_jsonable(value: object, fallback: Callable[[object], str]) -> object:
+    return pydantic_core.to_jsonable_python(value, fallback=fallback, bytes_mode="base64")
+
+
+def _read_types(row: EncodedRow, task_id: str) -> dict[str, object]:
+    if row.types is None:
+        return {}
+    try:
+        types: object = orjson.loads(row.types)
+    except ValueError as exc:
+        raise _unreadable("the sidecar", "types", task_id, exc, None) from exc
+    if not isinstance(types, dict):
+        raise _unreadable("the sidecar", "types", task_id, TypeError("it is no object"), types)
+    return types
+
+
+def _marks(types: dict[str, object], columns: Iterable[str]) -> dict[str, object]:
+    """The number of the frame by column; those columns are taken out of ``types``."""
+    nodes = {column: types.get(column) for column in columns}
+    found = {
+        column: node["pickle"]
+        for column, node in nodes.items()
+        if isinstance(node, dict) and isinstance(node.get("pickle"), int)
+    }
+    for column in found:
+        del types[column]
+    return found
+
+
+def _name_of(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _unreadable(
+    reader: str, column: str, task_id: str, exc: Exception, plain: object
+) -> ResultDecodeError:
+    return ResultDecodeError(
+        f"{reader} cannot be read for the {column} of task {task_id!r}: {exc}",
+        task_id=task_id,
+        path=column,
+        type_name=reader,
+        plain=plain,
+    )

@@ -1,0 +1,213 @@
+"""Objects stored by their fields: dataclasses, attrs classes, models, structs, named tuples."""
+
+from __future__ import annotations
+
+import functools
+from operator import attrgetter
+from types import MemberDescriptorType
+from typing import TYPE_CHECKING, Any
+
+from taskiq_pg_json.serializer import columns
+from taskiq_pg_json.serializer.keys import aligned
+from taskiq_pg_json.serializer.kinds import attributes, inherited
+from taskiq_pg_json.serializer.leaves import encode_unknown
+from taskiq_pg_json.serializer.nodes import MISSING, fields_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from taskiq_pg_json.serializer.decoder import Decoder
+    from taskiq_pg_json.serializer.encoder import Column, Encoder
+    from taskiq_pg_json.serializer.protocol import Encoded, Node
+
+State = dict[str, object]
+_set = object.__setattr__
+_state_of = attrgetter("__dict__")
+
+
+class FieldsChangedError(Exception):
+    """The class needs a field that the row does not have."""
+
+
+class Shape:
+    """How instances of one class become fields, and fields an instance.
+
+    Attributes:
+        cls: the class.
+        name: the type's name in the sidecar.
+        fields: the names of the declared fields.
+    """
+
+    def __init__(self, cls: type, name: str, fields: tuple[str, ...]) -> None:
+        self.cls = cls
+        self.name = name
+        self.fields = fields
+        self.base: dict[str, object] = {"type": name}
+        self._slots = _slots_of(cls)
+        self._known = frozenset(fields)
+        self.template: State = dict.fromkeys(fields)
+
+    def encode(self, encoder: Encoder, value: object) -> Encoded:
+        """One instance."""
+        state = self.state(value)
+        if tuple(state) == self.fields:
+            return self._encoded(encoder, state, self.base)
+        return self.encode_unusual(encoder, value, state)
+
+    def _encoded(self, encoder: Encoder, state: State, base: dict[str, object]) -> Encoded:
+        plain, node = encoder.fields(state)
+        if not node and len(base) == 1:
+            return plain, self.name
+        return plain, {**base, **node}
+
+    def encode_unusual(self, encoder: Encoder, value: object, state: State) -> Encoded:
+        """An instance that lacks some of its fields, or has attributes beside them."""
+        present = {name: state[name] for name in self.fields if name in state}
+        extras = {
+            name: state[name] for name in state if name not in self._known and self._is_own(name)
+        }
+        if encoder.layout(tuple(extras)) is None:
+            return encode_unknown(encoder, value)
+        base = {**self.base, "keys": list(extras)} if extras else dict(self.base)
+        plain, node = self._encoded(encoder, {**present, **extras}, base)
+        missing = {name: MISSING for name in self.fields if name not in state}
+        if not missing:
+            return plain, node
+        described: dict[str, object] = node if isinstance(node, dict) else {"type": self.name}
+        return plain, {**described, "fields": {**fields_of(described), **missing}}
+
+    def _is_own(self, name: str) -> bool:
+        """Whether an attribute is the object's own, not a cached property or typing's mark."""
+        if name == "__orig_class__":
+            return False
+        return not isinstance(inherited(self.cls, name), functools.cached_property)
+
+    def encode_column(self, encoder: Encoder, values: Collection[object]) -> Column | None:
+        """Many instances, if each has just its fields."""
+        try:
+            rows = self.states(values)
+        except AttributeError:
+            return None
+        if set(map(tuple, rows)) != {self.fields}:
+            return None
+        plains, node, odd = encoder.table(self.fields, rows, self.base)
+        return plains, node, odd
+
+    def states(self, values: Collection[object]) -> list[State]:
+        """The attributes of many instances."""
+        if not self._slots:
+            return list(map(_state_of, values))
+        return list(map(self.state, values))
+
+    def state(self, value: object) -> State:
+        """The attributes of an instance, as they lie in its dict and slots."""
+        if not self._slots:
+            return value.__dict__
+        state: State = {}
+        for name, slot in self._slots.items():
+            try:
+                state[name] = slot.__get__(value)
+            except AttributeError:  # noqa: PERF203 - how an empty slot is told from a full one
+                continue
+        state.update(getattr(value, "__dict__", {}))
+        if state.keys() == self._known:
+            return {name: state[name] for name in self.fields}
+        return state
+
+    def defaults(self) -> dict[str, Callable[[], object]]:
+        """What a field holds that the row does not have."""
+        return {}
+
+    def new(self) -> object:
+        """An empty instance."""
+        return object.__new__(self.cls)
+
+    def restore(self, decoder: Decoder, plain: State, node: Node) -> object:
+        """An instance with the fields decoded, made without running any code of the class.
+
+        Raises:
+            FieldsChangedError: a field is missing and has no default.
+        """
+        state: State = decoder.fields(plain, node)
+        if state.keys() == self._known:
+            return self.filled(self.new(), self.template | state)
+        return self.restore_changed(decoder, state, node)
+
+    def restore_column(
+        self, decoder: Decoder, rows: list[State], node: Node
+    ) -> list[object] | None:
+        """Many instances at once; None when one of them has other fields."""
+        if isinstance(node, dict) and "keys" in node:
+            return None
+        states = aligned(rows, self.template)
+        if states is None or not columns.decode_fields(decoder, states, node):
+            return None
+        new, filled = self.new, self.filled
+        return [filled(new(), state) for state in states]
+
+    def restore_changed(self, decoder: Decoder, state: State, node: Node) -> object:
+        """An instance of a class whose fields are others than those of the row."""
+        own = self.renamed(decoder, state)
+        extras = _named(node, "keys")
+        unset = {name for name, child in _fields(node).items() if child == MISSING}
+        kept = {n: v for n, v in own.items() if n in self._known or n in extras}
+        lacking = [n for n in self.fields if n not in kept and n not in unset]
+        if lacking:
+            kept.update(self.default_values(lacking))
+        return self.filled(self.new(), kept)
+
+    def renamed(self, decoder: Decoder, state: State) -> State:
+        """The row's fields under their new names."""
+        entry = decoder.registry.of_class(self.cls)
+        if entry is None or not entry.old_fields:
+            return state
+        new_names = entry.old_fields
+        return {
+            name if name in self._known else new_names.get(name, name): value
+            for name, value in state.items()
+        }
+
+    def default_values(self, names: list[str]) -> State:
+        """The defaults of fields that a row does not have."""
+        defaults = self.defaults()
+        without = [name for name in names if name not in defaults]
+        if without:
+            raise FieldsChangedError(
+                f"{self.name} has fields that the row lacks, without a default:"
+                f" {', '.join(without)}"
+            )
+        return {name: defaults[name]() for name in names}
+
+    def filled(self, made: object, state: State) -> object:
+        """The instance with these attributes."""
+        if not self._slots:
+            _set(made, "__dict__", state)
+            return made
+        rest = {}
+        for name, value in state.items():
+            slot = self._slots.get(name)
+            if slot is None:
+                rest[name] = value
+            else:
+                slot.__set__(made, value)
+        if rest:
+            made.__dict__.update(rest)
+        return made
+
+
+def _slots_of(cls: type) -> dict[str, Any]:
+    slots: dict[str, Any] = {}
+    for base in cls.__mro__:
+        for name, found in attributes(base).items():
+            if isinstance(found, MemberDescriptorType) and name not in slots:
+                slots[name] = found
+    return slots
+
+
+def _named(node: Node, part: str) -> list[str]:
+    found = node.get(part) if isinstance(node, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def _fields(node: Node) -> Mapping[str, Node]:
+    return fields_of(node) if isinstance(node, dict) else {}

@@ -1,0 +1,242 @@
+"""From JSON and its nodes back to values.
+
+Whatever goes wrong here means a damaged row; the serializer turns any exception into a
+``ResultDecodeError``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+
+from taskiq_pg_json.serializer import columns, custom, enums, optional, raised, secret
+from taskiq_pg_json.serializer import keys as dict_keys
+from taskiq_pg_json.serializer.classes import FieldsChangedError
+from taskiq_pg_json.serializer.containers import PAYLOADS, READERS, restore_payload
+from taskiq_pg_json.serializer.nodes import MISSING, NULL, PLAIN, fields_of, indices
+from taskiq_pg_json.serializer.scalars import SCALARS
+from taskiq_pg_json.serializer.shapes import shape_of
+from taskiq_pg_json.serializer.text import decode_int, decode_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taskiq_pg_json.serializer.classes import Shape
+    from taskiq_pg_json.serializer.protocol import Node
+    from taskiq_pg_json.serializer.reading import Reading
+
+    Reader = Callable[["Decoder", Any, str, Node], object]
+
+_LEAVES: dict[str, Callable[[Any, str], object]] = {
+    **{scalar.name: scalar.decode for scalar in SCALARS},
+    "str": decode_text,
+    "int": decode_int,
+}
+_READERS: dict[str, Reader] = {
+    **READERS,
+    **secret.READERS,
+    **optional.READERS,
+    "custom": custom.read,
+}
+SHAPED = frozenset({"dataclass", "attrs", "struct", "namedtuple", "model"})
+
+
+class Decoder:
+    """Decodes the columns of one row.
+
+    Args:
+        reading: the decoding side of the serializer.
+        leaves: loads the pickled leaf of a number.
+    """
+
+    def __init__(self, reading: Reading, leaves: Callable[[int], object]) -> None:
+        self.reading = reading
+        self.registry = reading.registry
+        self.leaves = leaves
+        self.parts: dict[int, object] = {}
+
+    def column_of(self, name: str, plain: object, node: Node | None, parts: object) -> object:
+        """The value of one column, and first that of the parts which nesting was cut into.
+
+        A part refers to later parts only, so that the last one comes first.
+        """
+        if parts is not None:
+            if type(parts) is not list:
+                raise TypeError("'parts' is no list")
+            for number in reversed(range(len(parts))):
+                part, part_node = parts[number]
+                self.parts[number] = self.decode(part, part_node)
+        if name == "error" and type(node) is not dict:
+            return raised.read_exception(self, plain, "", node)
+        return self.decode(plain, node)
+
+    def decode(self, plain: object, node: Node | None) -> object:
+        """Any value; None stays None."""
+        if node is None or plain is None:
+            return plain
+        if type(node) is str:
+            name = node
+        elif type(node) is dict:
+            if "pickle" in node:
+                return self.leaves(_number(node["pickle"]))
+            found = node.get("type")
+            if found is None:
+                return self._untyped(plain, node)
+            if type(found) is not str:
+                raise TypeError(f"the type is {found!r}, not text")
+            name = found
+        else:
+            raise TypeError(f"{node!r} is no node")
+        return self._typed(plain, name, node)
+
+    def _untyped(self, plain: object, node: Node) -> object:
+        if type(plain) is list:
+            return self.items(plain, node)
+        return self.mapping(plain, node)
+
+    def _typed(  # noqa: PLR0911 - one for each family of types
+        self, plain: object, name: str, node: Node
+    ) -> object:
+        head, _, argument = name.partition(":")
+        if head in PAYLOADS and ":" in argument:
+            return self._classed(plain, head, name, node)
+        leaf = _LEAVES.get(head)
+        if leaf is not None:
+            if type(node) is dict and "items" in node:
+                plain = self.inner(plain, node)
+            return leaf(plain, argument)
+        reader = _READERS.get(head)
+        if reader is not None:
+            return reader(self, plain, argument, node)
+        if head == PLAIN:
+            return plain
+        if head == NULL:
+            return None
+        if head == "part":
+            return self.parts[_number(int(argument))]
+        return self._classed(plain, head, name, node)
+
+    def _classed(self, plain: object, kind: str, name: str, node: Node) -> object:
+        if kind == "exception":
+            return raised.read_exception(self, plain, "", node)
+        cls = self.find(name)
+        if cls is None:
+            return self.unresolved(name, plain)
+        if kind == "enum":
+            by_name = type(node) is dict and node.get("keys") == "name"
+            member = (enums.of_name if by_name else enums.of_value)(cast("Any", cls), plain)
+            return self.unresolved(name, plain) if member is None else member
+        if kind in PAYLOADS:
+            return restore_payload(cls, kind, self.inner(plain, node))
+        try:
+            return shape_of(cls, kind, name).restore(self, cast("Any", plain), node)
+        except FieldsChangedError as exc:
+            return self.unresolved(name, plain, str(exc))
+
+    def find(self, name: str) -> type | None:
+        """The class of a stored type name."""
+        return self.reading.find(name)
+
+    def find_at(self, name: str, _path: str) -> type | None:
+        """The same, from an exception that knows where it is in itself."""
+        return self.find(name)
+
+    def decode_at(self, plain: object, node: Node | None, _path: str) -> object:
+        """A value inside an exception, which knows where."""
+        return self.decode(plain, node)
+
+    def shape(self, name: str) -> Shape | None:
+        """The shape of the class of a stored type name; None for any other name."""
+        kind = name.partition(":")[0]
+        cls = self.find(name) if kind in SHAPED else None
+        return None if cls is None else shape_of(cls, kind, name)
+
+    def unresolved(self, name: str, plain: object, reason: str = "") -> object:
+        """What stands for a value whose type is not to be had."""
+        return self.reading.unresolved(name, plain, reason)
+
+    def inner(self, plain: object, node: Node) -> Any:  # noqa: ANN401 - its reader knows
+        """The one value inside a type that wraps it."""
+        return (
+            self.decode(plain, cast("Node | None", node.get("items")))
+            if type(node) is dict
+            else plain
+        )
+
+    def items(self, plain: object, node: Node) -> list[object]:
+        """The items of a list."""
+        if type(plain) is not list:
+            raise TypeError(f"expected a list, found {type(plain).__name__}")
+        if type(node) is not dict:
+            return plain
+        common = cast("Node | None", node.get("items"))
+        fields = fields_of(node)
+        if not fields:
+            return self.column(plain, common)
+        left = dict(enumerate(plain))
+        for text, single in fields.items():
+            members = list(indices(text, len(plain)))
+            decoded = self.column([left.pop(i) for i in members], single)
+            for index, value in zip(members, decoded, strict=True):
+                plain[index] = value
+        for index, value in zip(left, self.column(list(left.values()), common), strict=True):
+            plain[index] = value
+        return plain
+
+    def column(self, plains: list[object], node: Node | None) -> list[object]:
+        """Many values of one node: all at once, where they have a type that can."""
+        if node is None or node == PLAIN:
+            return plains
+        if len(plains) > 1:
+            found = columns.decode(self, plains, node)
+            if found is not None:
+                return found
+        return [self.decode(plain, node) for plain in plains]
+
+    def mapping(self, plain: object, node: Node) -> dict[Any, object]:
+        """A dict."""
+        found = self.fields(plain, node)
+        if type(node) is not dict:
+            return found
+        order, keys = node.get("order"), node.get("keys")
+        if order is not None:
+            found = dict_keys.in_order(found, order)
+        return found if keys is None else self.with_keys(found, keys)
+
+    def fields(self, plain: object, node: Node) -> dict[str, object]:
+        """The values of a dict or of an object's fields, under their text keys."""
+        if type(plain) is not dict:
+            raise TypeError(f"expected an object, found {type(plain).__name__}")
+        if type(node) is not dict:
+            return plain
+        common = cast("Node | None", node.get("items"))
+        fields = fields_of(node)
+        if common is not None:
+            for name, child in plain.items():
+                plain[name] = self.decode(child, fields.get(name, common))
+            return plain
+        for name, single in fields.items():
+            child = plain.get(name)
+            if child is not None and single != MISSING:
+                plain[name] = self.decode(child, single)
+        return plain
+
+    def with_keys(self, plain: dict[str, object], keys: object) -> dict[Any, object]:
+        """The dict under the keys that its texts stand for."""
+        return {
+            key if node is None else self.decode(_own_copy(key), node): plain[text]
+            for text, key, node in dict_keys.split(plain, keys)
+            if text in plain
+        }
+
+
+def _own_copy(key: object) -> object:
+    """A key's JSON, apart from the sidecar's, which other rows may share."""
+    return orjson.loads(orjson.dumps(key)) if isinstance(key, (list, dict)) else key
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of a leaf or part")
+    return value

@@ -1,0 +1,67 @@
+"""Members of every kind of Enum: by value where that is a str or an int, by name otherwise."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, cast
+
+from taskiq_pg_json.serializer.kinds import inherited
+from taskiq_pg_json.serializer.leaves import encode_unknown
+from taskiq_pg_json.serializer.text import is_clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taskiq_pg_json.serializer.encoder import Encoder
+    from taskiq_pg_json.serializer.protocol import Encoded, Node
+
+_INT64 = range(-(2**63), 2**63)
+_FLAG_MISSING = inherited(enum.Flag, "_missing_")
+
+
+def handler(cls: type, name: str) -> Callable[[Encoder, Any], Encoded]:
+    """Encode members of one Enum."""
+    members = cast("type[enum.Enum]", cls)
+    by_name: Node = {"type": name, "keys": "name"}
+
+    def encode(encoder: Encoder, value: enum.Enum) -> Encoded:
+        plain = value._value_
+        # two members may share a value that compares equal, such as 1 and True
+        if _is_json(plain) and of_value(members, plain) is value:
+            return plain, name
+        label = value._name_
+        if label is not None and of_name(members, label) is value and is_clean(label):
+            return label, by_name
+        return encode_unknown(encoder, value)
+
+    return encode
+
+
+def _is_json(value: object) -> bool:
+    if type(value) is str:
+        return is_clean(value)
+    return type(value) is int and value in _INT64
+
+
+def of_name(cls: type[enum.Enum], name: object) -> enum.Enum | None:
+    """The member of that name."""
+    return cls.__members__.get(name) if isinstance(name, str) else None
+
+
+def of_value(cls: type[enum.Enum], value: object) -> enum.Enum | None:
+    """The member of that value; flags are combined, unless the class has a say in it itself."""
+    try:
+        member = cls._value2member_map_.get(value)
+    except TypeError:
+        return None
+    if member is None and type(value) is int and _combines(cls):
+        try:
+            return cls(value)
+        except ValueError:
+            return None
+    return member
+
+
+def _combines(cls: type[enum.Enum]) -> bool:
+    """Whether members are flags that the standard library combines."""
+    return issubclass(cls, enum.Flag) and inherited(cls, "_missing_") is _FLAG_MISSING

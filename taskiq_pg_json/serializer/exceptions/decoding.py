@@ -1,0 +1,207 @@
+"""An exception made again from its JSON."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from copy import deepcopy
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from taskiq_pg_json.errors import RemoteError, ResultDecodeError
+from taskiq_pg_json.serializer.exceptions.printable import printable
+from taskiq_pg_json.serializer.exceptions.state import rebuild, restore, set_links, set_notes
+from taskiq_pg_json.serializer.exceptions.tracebacks import parse_traceback
+
+if TYPE_CHECKING:
+    from taskiq_pg_json.serializer.protocol import DecodeValue, Node, ResolveClass
+
+_T = TypeVar("_T")
+
+_ROOT = "$"
+_TYPE_NAME = re.compile("exception:[^:]+:.+", re.DOTALL)
+
+
+def decode_exception(
+    plain: object, node: Node | None, path: str, decode_value: DecodeValue, resolve: ResolveClass
+) -> BaseException:
+    """The exception that ``encode_exception`` wrote, its traceback made of the remote frames.
+
+    Where its class cannot be had, or cannot be in the stored state, a ``RemoteError`` named after
+    that class takes its place.
+
+    Raises:
+        ResultDecodeError: plain or node are not what ``encode_exception`` writes.
+    """
+    return _Decoder(path, decode_value, resolve).decode(plain, node)
+
+
+class _Stored(NamedTuple):
+    """One error as it stands in the row, and the places of its relatives."""
+
+    plain: dict[str, object]
+    name: str
+    fields: dict[str, Node]
+    path: str
+    cause: str | None
+    context: str | None
+    children: list[str]
+
+
+class _Decoder:
+    def __init__(self, path: str, decode_value: DecodeValue, resolve: ResolveClass) -> None:
+        self._path = path
+        self._decode_value = decode_value
+        self._resolve = resolve
+        self._stored: dict[str, _Stored] = {}
+        self._same_as: dict[str, str] = {}
+        self._made: dict[str, BaseException] = {}
+
+    def decode(self, plain: object, node: Node | None) -> BaseException:
+        self._collect(plain, node)
+        self._make_all()
+        for where, stored in self._stored.items():
+            self._link(self._made[where], stored)
+        return self._made[_ROOT]
+
+    def _collect(self, plain: object, node: Node | None) -> None:
+        queue: deque[tuple[object, Node | None, str]] = deque([(plain, node, _ROOT)])
+        while queue:
+            plain, node, where = queue.popleft()
+            path = self._path + where[1:]
+            if not isinstance(plain, dict):
+                raise _damaged(path, plain, "an error is a JSON object")
+            if where != _ROOT and "same_as" in plain:
+                self._same_as[where] = _text(plain, "same_as", path)
+                continue
+            name, fields = _read_node(plain, node, path)
+            relatives = [
+                (plain[key], fields.get(key), f"{where}.{key}")
+                for key in ("cause", "context")
+                if plain.get(key) is not None
+            ]
+            members = plain.get("children", [])
+            if not isinstance(members, list):
+                raise _damaged(path, plain, "'children' is a list")
+            of_members = _fields(fields.get("children"), path, plain)
+            places = [f"{where}.children[{index}]" for index in range(len(members))]
+            relatives += [
+                (member, of_members.get(str(index)), places[index])
+                for index, member in enumerate(members)
+            ]
+            cause = f"{where}.cause" if plain.get("cause") is not None else None
+            context = f"{where}.context" if plain.get("context") is not None else None
+            if "context" not in plain:
+                context = cause
+            self._stored[where] = _Stored(plain, name, fields, path, cause, context, places)
+            queue.extend(relatives)
+
+    def _make_all(self) -> None:
+        """Make every error, those of a group before the group, whose members are then fixed."""
+        waiting = list(self._stored)
+        while waiting:
+            later = [where for where in reversed(waiting) if not self._make(where)]
+            if len(later) == len(waiting):
+                stored = self._stored[later[0]]
+                raise _damaged(stored.path, stored.plain, "a group's members are errors beside it")
+            waiting = later[::-1]
+
+    def _make(self, where: str) -> bool:
+        stored = self._stored[where]
+        children = [self._other(place, stored) for place in stored.children]
+        if not all(child in self._made for child in children):
+            return False
+        members = [self._made[child] for child in children]
+        args = self._part(stored, "args", list) or []
+        attrs = self._part(stored, "attrs", dict) or {}
+        cls = self._resolve(stored.name, stored.path)
+        self._made[where] = _made(cls, stored, args, attrs, members)
+        return True
+
+    def _part(self, stored: _Stored, key: str, expected: type[_T]) -> _T | None:
+        if key not in stored.plain:
+            return None
+        path = f"{stored.path}.{key}"
+        node = stored.fields.get(key)
+        # Decoding works in place, and a RemoteError shows its plain JSON.
+        plain = stored.plain[key] if node is None else deepcopy(stored.plain[key])
+        value = self._decode_value(plain, node, path)
+        if not isinstance(value, expected):
+            raise _damaged(path, stored.plain[key], f"it is a {expected.__name__}")
+        return value
+
+    def _link(self, exc: BaseException, stored: _Stored) -> None:
+        cause, context = (
+            None if place is None else self._made[self._other(place, stored)]
+            for place in (stored.cause, stored.context)
+        )
+        suppressed = stored.plain.get("suppress_context", cause is not None) is True
+        text = stored.plain.get("traceback")
+        traceback = parse_traceback(text) if isinstance(text, str) else None
+        set_links(exc, cause, context, traceback, suppressed=suppressed)
+        notes = self._part(stored, "notes", object)
+        if notes is not None:
+            set_notes(exc, notes)
+
+    def _other(self, place: str, stored: _Stored) -> str:
+        """The place where the error at ``place`` stands in full."""
+        place = self._same_as.get(place, place)
+        if place not in self._stored:
+            raise _damaged(stored.path, stored.plain, f"there is no error at {place!r}")
+        return place
+
+
+def _made(
+    cls: type | None,
+    stored: _Stored,
+    args: list[object],
+    attrs: dict[str, object],
+    members: list[BaseException],
+) -> BaseException:
+    message = _text(stored.plain, "message", stored.path)
+    if stored.plain.get("truncated") is True:
+        args = [message]
+    if cls is not None and issubclass(cls, BaseException):
+        try:
+            return rebuild(cls, args, attrs, members)
+        except Exception:  # noqa: BLE001, S110 - the stand-in below has all that is stored
+            pass
+    _, module, qualname = stored.name.split(":", 2)
+    error = RemoteError.of(printable(module), printable(qualname), message, stored.plain)
+    return restore(error, args, {**attrs, "exceptions": tuple(members)} if members else attrs)
+
+
+def _read_node(
+    plain: dict[str, object], node: Node | None, path: str
+) -> tuple[str, dict[str, Node]]:
+    """The class's name, and the nodes of what the error holds."""
+    if node is None:
+        # Not ours, or its sidecar is gone: the class is not looked up, only named.
+        return f"exception:?:{_text(plain, 'module', path)}.{_text(plain, 'type', path)}", {}
+    name = node.get("type") if isinstance(node, dict) else node
+    if not isinstance(name, str) or not _TYPE_NAME.fullmatch(name):
+        raise _damaged(path, plain, "its type is no exception's")
+    return name, _fields(node, path, plain)
+
+
+def _fields(node: Node | None, path: str, plain: object) -> dict[str, Node]:
+    fields = node.get("fields", {}) if isinstance(node, dict) else {}
+    if not isinstance(fields, dict):
+        raise _damaged(path, plain, "'fields' is an object")
+    return fields
+
+
+def _text(plain: dict[str, object], key: str, path: str) -> str:
+    text = plain.get(key)
+    if not isinstance(text, str):
+        raise _damaged(path, plain, f"{key!r} is text")
+    return text
+
+
+def _damaged(path: str, plain: object, expected: str) -> ResultDecodeError:
+    return ResultDecodeError(
+        f"not an error as it is stored: {expected}",
+        task_id="",
+        path=path,
+        type_name="exception",
+        plain=plain,
+    )

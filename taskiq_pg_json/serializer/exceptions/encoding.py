@@ -1,0 +1,147 @@
+"""An exception, and all that hangs on it, as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from taskiq_pg_json.errors import ResultEncodeError
+from taskiq_pg_json.serializer.encoder import OptimismFailedError
+from taskiq_pg_json.serializer.exceptions.fingerprint import fingerprint
+from taskiq_pg_json.serializer.exceptions.lenient import encode_or_describe
+from taskiq_pg_json.serializer.exceptions.printable import (
+    elide,
+    message_of,
+    printable,
+    short_repr,
+)
+from taskiq_pg_json.serializer.exceptions.state import children_of, links_of, notes_of, read_state
+from taskiq_pg_json.serializer.exceptions.tracebacks import format_traceback
+
+if TYPE_CHECKING:
+    from taskiq_pg_json.serializer.protocol import Encoded, EncodeValue, Node
+
+_ROOT = "$"
+_MAX_DEPTH = 50
+_MAX_ERRORS = 1000
+_MAX_DESCRIBED = 2_000
+
+
+def encode_exception(
+    exc: BaseException, path: str, encode_value: EncodeValue
+) -> tuple[dict[str, object], Node]:
+    """``exc``, and every error behind it, as JSON and its node.
+
+    Raises:
+        OptimismFailedError: the whole row is to be encoded once more; nothing else.
+    """
+    plain, node = _Encoder(path, encode_value).encode_or_outline(exc, _ROOT, 0)
+    plain["fingerprint"] = fingerprint(exc, cast("str", plain["message"]))
+    return plain, node
+
+
+class _Encoder:
+    def __init__(self, path: str, encode_value: EncodeValue) -> None:
+        self._path = path
+        self._encode_value = encode_value
+        self._seen: dict[int, str] = {}
+
+    def encode_or_outline(
+        self, exc: BaseException, where: str, depth: int
+    ) -> tuple[dict[str, object], Node]:
+        """All of ``exc``, or its class and message where there is no room for more."""
+        seen = len(self._seen)
+        if depth <= _MAX_DEPTH and seen < _MAX_ERRORS:
+            try:
+                plain, fields = self._encode(exc, where, depth)
+            except OptimismFailedError:
+                raise
+            except Exception:  # noqa: BLE001 - an error always gets stored, if only its outline
+                while len(self._seen) > seen:
+                    self._seen.popitem()
+            else:
+                name = _type_name(exc)
+                return plain, {"type": name, "fields": fields} if fields else name
+        return outline_exception(exc)
+
+    def _encode(
+        self, exc: BaseException, where: str, depth: int
+    ) -> tuple[dict[str, object], dict[str, Node]]:
+        self._seen[id(exc)] = where
+        plain = _outline(exc)
+        fields: dict[str, Node] = {}
+        args, attrs = read_state(exc)
+        for key, value in (
+            ("args", args or None),
+            ("attrs", attrs or None),
+            ("notes", notes_of(exc)),
+        ):
+            if value is not None:
+                path = f"{self._path}{where[1:]}.{key}"
+                encoded = encode_or_describe(value, path, self._encode_value)
+                _put(plain, fields, key, encoded)
+        cause, context, traceback, suppressed = links_of(exc)
+        text = format_traceback(exc, traceback, cast("str", plain["message"]))
+        if text is not None:
+            plain["traceback"] = text
+        if cause is not None:
+            _put(plain, fields, "cause", self._relative(cause, f"{where}.cause", depth))
+        if context is not None and context is not cause:
+            _put(plain, fields, "context", self._relative(context, f"{where}.context", depth))
+        elif context is None and cause is not None:
+            plain["context"] = None
+        if suppressed is not (cause is not None):
+            plain["suppress_context"] = suppressed
+        members = [
+            self._relative(child, f"{where}.children[{index}]", depth)
+            for index, child in enumerate(children_of(exc))
+        ]
+        if members:
+            plain["children"] = [member for member, _ in members]
+            nodes = {str(i): node for i, (_, node) in enumerate(members) if node is not None}
+            fields["children"] = {"fields": nodes}
+        return plain, fields
+
+    def _relative(self, exc: BaseException, where: str, depth: int) -> Encoded:
+        if id(exc) in self._seen:
+            return {"same_as": self._seen[id(exc)]}, None
+        return self.encode_or_outline(exc, where, depth + 1)
+
+
+def _put(plain: dict[str, object], fields: dict[str, Node], key: str, encoded: Encoded) -> None:
+    plain[key], node = encoded
+    if node is not None:
+        fields[key] = node
+
+
+def describe_exception(exc: BaseException) -> tuple[dict[str, object], Node]:
+    """``exc`` with its traceback and causes, what it holds cut short; never raises."""
+    return encode_exception(exc, "", _describe)
+
+
+def _describe(value: object, path: str) -> Encoded:
+    if isinstance(value, str):
+        return elide(printable(value), _MAX_DESCRIBED), None
+    if isinstance(value, (dict, list)):
+        raise ResultEncodeError("in parts", task_id="", path=path, type_name="")
+    return short_repr(value), None
+
+
+def outline_exception(exc: BaseException) -> tuple[dict[str, object], Node]:
+    """The class and the message of ``exc`` alone, marked as ``truncated``; never raises."""
+    plain = _outline(exc)
+    plain["message"] = elide(cast("str", plain["message"]), _MAX_DESCRIBED)
+    return {**plain, "truncated": True}, _type_name(exc)
+
+
+def _outline(exc: BaseException) -> dict[str, object]:
+    cls = type(exc)
+    return {
+        "type": printable(cls.__qualname__),
+        "module": printable(str(cls.__module__)),
+        "message": message_of(exc),
+    }
+
+
+def _type_name(exc: BaseException) -> str:
+    cls = type(exc)
+    return f"exception:{printable(str(cls.__module__))}:{printable(cls.__qualname__)}"

@@ -1,0 +1,236 @@
+"""What one exception holds, and an exception made from it without running anyone's code.
+
+The state is ``args`` and ``attrs``: the instance ``__dict__``, the slots, and what the built-in
+exceptions keep in C (``errno``, ``start``, ``code``, …), found through their descriptors. A class's
+own properties are never called, neither is its ``__new__``, ``__init__`` or ``__setattr__``.
+"""
+
+from __future__ import annotations
+
+import builtins
+from operator import is_
+from types import GetSetDescriptorType, MemberDescriptorType
+from typing import TYPE_CHECKING, TypeAlias, cast
+from weakref import WeakKeyDictionary
+
+import psycopg
+import pydantic_core
+
+from taskiq_pg_json.errors import RemoteError
+from taskiq_pg_json.serializer.exceptions.foreign import (
+    server_error_attrs,
+    server_error_state,
+    validation_error,
+    validation_state,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+_Member: TypeAlias = "MemberDescriptorType | GetSetDescriptorType"
+
+_HEAP_TYPE = 1 << 9
+_ARGS = BaseException.__dict__["args"]
+_DICT = BaseException.__dict__["__dict__"]
+_CAUSE = BaseException.__dict__["__cause__"]
+_CONTEXT = BaseException.__dict__["__context__"]
+_SUPPRESS_CONTEXT = BaseException.__dict__["__suppress_context__"]
+_TRACEBACK = BaseException.__dict__["__traceback__"]
+_UNSET = object()
+_known_members: WeakKeyDictionary[type, dict[str, tuple[_Member, object]]] = WeakKeyDictionary()
+
+# What every exception has: stored under names of its own.
+_COMMON = (object, BaseException, RemoteError)
+# AttributeError.obj may be anything at all: only what is small and plain is kept, where CPython's
+# own pickling keeps nothing.
+_PLAIN_SCALARS = (type(None), bool, int, float, str, bytes)
+
+# Python 3.10 knows no groups: nothing is one there.
+_GROUP: type[BaseException] | None = getattr(builtins, "BaseExceptionGroup", None)
+
+
+def children_of(exc: BaseException) -> tuple[BaseException, ...]:
+    """The members of an exception group; none of any other exception."""
+    if _GROUP is None or not issubclass(type(exc), _GROUP):
+        return ()
+    return cast("tuple[BaseException, ...]", _GROUP.__dict__["exceptions"].__get__(exc))
+
+
+def links_of(
+    exc: BaseException,
+) -> tuple[BaseException | None, BaseException | None, TracebackType | None, bool]:
+    """Cause, context, frames, and whether the context is suppressed."""
+    return (
+        _CAUSE.__get__(exc),
+        _CONTEXT.__get__(exc),
+        _TRACEBACK.__get__(exc),
+        _SUPPRESS_CONTEXT.__get__(exc),
+    )
+
+
+def set_links(
+    exc: BaseException,
+    cause: BaseException | None,
+    context: BaseException | None,
+    traceback: TracebackType | None,
+    *,
+    suppressed: bool,
+) -> None:
+    """Hang the errors behind it, and the frames, on ``exc``."""
+    _CONTEXT.__set__(exc, context)
+    _CAUSE.__set__(exc, cause)
+    _SUPPRESS_CONTEXT.__set__(exc, suppressed)
+    _TRACEBACK.__set__(exc, traceback)
+
+
+def set_notes(exc: BaseException, notes: object) -> None:
+    """As ``add_note()`` would have left them."""
+    _DICT.__get__(exc)["__notes__"] = notes
+
+
+def notes_of(exc: BaseException) -> object:
+    """What ``add_note()`` has added; None where it was never called."""
+    return _DICT.__get__(exc).get("__notes__")
+
+
+def read_state(exc: BaseException) -> tuple[list[object], dict[str, object]]:
+    """The ``args`` and the attributes of ``exc``, its notes aside."""
+    cls = type(exc)
+    attrs = {name: value for name, value in _DICT.__get__(exc).items() if name != "__notes__"}
+    if cls is pydantic_core.ValidationError:
+        return [], {**attrs, **validation_state(cast("pydantic_core.ValidationError", exc))}
+    args = list(_ARGS.__get__(exc))
+    for name, (member, default) in _members(cls).items():
+        value = _value(member, exc)
+        # An errno that was given as None is printed, one that was never given is not.
+        if value is not default or (name in {"errno", "strerror"} and len(args) > 1):
+            attrs[name] = value
+    if issubclass(cls, AttributeError) and not isinstance(attrs.get("obj"), _PLAIN_SCALARS):
+        del attrs["obj"]
+    if issubclass(cls, psycopg.Error):
+        attrs = server_error_state(attrs)
+    children = children_of(exc)
+    if children:
+        args, attrs = _group_state(exc, children, args, attrs)
+    return args, attrs
+
+
+def rebuild(
+    cls: type[BaseException],
+    args: Sequence[object],
+    attrs: Mapping[str, object],
+    children: Sequence[BaseException] = (),
+) -> BaseException:
+    """An exception of ``cls`` in that state, made without its ``__init__``.
+
+    Raises:
+        Exception: of any kind, where ``cls`` cannot be in that state.
+    """
+    exc: BaseException
+    if cls is pydantic_core.ValidationError:
+        exc, attrs = validation_error(attrs)
+    elif _GROUP is not None and issubclass(cls, _GROUP):
+        exc, args, attrs = _group(cls, args, attrs, children)
+    else:
+        exc = _new(cls)
+    if issubclass(cls, psycopg.Error):
+        attrs = server_error_attrs(attrs)
+    return restore(exc, args, attrs)
+
+
+def restore(
+    exc: BaseException, args: Sequence[object], attrs: Mapping[str, object]
+) -> BaseException:
+    """``exc`` with those arguments and attributes; raises where its slots refuse them."""
+    _ARGS.__set__(exc, tuple(args))
+    members = _members(type(exc))
+    own = _DICT.__get__(exc)
+    for name, value in attrs.items():
+        if name in members:
+            members[name][0].__set__(exc, value)
+        else:
+            own[name] = value
+    _check_unicode_error(exc)
+    return exc
+
+
+def _members(cls: type) -> dict[str, tuple[_Member, object]]:
+    """The slots of a class and what its built-in base keeps in C, each with its value if unset."""
+    members = _known_members.get(cls)
+    if members is None:
+        members = _known_members[cls] = _find_members(cls)
+    return members
+
+
+def _find_members(cls: type) -> dict[str, tuple[_Member, object]]:
+    members: dict[str, tuple[_Member, object]] = {}
+    for base in cls.__mro__:
+        if base in _COMMON or base is _GROUP:
+            continue
+        built_in = not base.__flags__ & _HEAP_TYPE
+        blank = _new(base) if built_in else None
+        for name, member in vars(base).items():
+            if name.startswith("__") or name in members:
+                continue
+            if built_in and isinstance(member, (MemberDescriptorType, GetSetDescriptorType)):
+                members[name] = member, _value(member, blank)
+            elif isinstance(member, MemberDescriptorType):
+                members[name] = member, _UNSET
+    return members
+
+
+def _value(member: _Member, exc: object) -> object:
+    try:
+        return member.__get__(exc, type(exc))
+    except AttributeError:
+        return _UNSET
+
+
+def _new(cls: type) -> BaseException:
+    """An empty instance, made by the built-in class it inherits from and by nobody else."""
+    base = next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
+    return cast("Callable[[type], BaseException]", base.__new__)(cls)
+
+
+def _check_unicode_error(exc: BaseException) -> None:
+    """CPython up to 3.13 reads ``object[start]`` without a look at either."""
+    cls = type(exc)
+    if issubclass(cls, (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)):
+        needed = bytes if issubclass(cls, UnicodeDecodeError) else str
+        members = _members(cls)
+        start, end, held = (members[name][0].__get__(exc) for name in ("start", "end", "object"))
+        if not (isinstance(held, needed) or held is None) or start < 0 or end < 0:
+            raise ValueError("a UnicodeError about something else than text")
+
+
+def _group_state(
+    exc: BaseException,
+    children: tuple[BaseException, ...],
+    args: list[object],
+    attrs: dict[str, object],
+) -> tuple[list[object], dict[str, object]]:
+    """The members stand in ``children``: they are left out of ``args``, where they stand too."""
+    message = vars(_GROUP)["message"].__get__(exc)
+    given = tuple(args[1]) if len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
+    if args[:1] == [message] and len(args) == 1 + bool(given) and _are_the_same(given, children):
+        return [message] if isinstance(args[1], list) else [message, ()], attrs
+    return args, {"message": message, **attrs}
+
+
+def _are_the_same(some: Sequence[object], others: Sequence[object]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
+def _group(
+    cls: type[BaseException],
+    args: Sequence[object],
+    attrs: Mapping[str, object],
+    children: Sequence[BaseException],
+) -> tuple[BaseException, Sequence[object], Mapping[str, object]]:
+    new = cast("Callable[..., BaseException]", _GROUP.__new__)
+    if "message" in attrs:
+        rest = {name: value for name, value in attrs.items() if name != "message"}
+        return new(cls, attrs["message"], children), args, rest
+    given = list(children) if len(args) == 1 else tuple(children)
+    return new(cls, args[0], given), (args[0], given), attrs

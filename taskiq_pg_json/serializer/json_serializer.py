@@ -1,0 +1,106 @@
+"""``JsonSerializer``: rows of clean JSON with a sidecar of types."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from taskiq_pg_json.errors import ConfigurationError
+from taskiq_pg_json.serializer.pickling import PickleFallback
+from taskiq_pg_json.serializer.plan import Plan
+from taskiq_pg_json.serializer.reading import Reading
+from taskiq_pg_json.serializer.registry import TypeRegistry
+from taskiq_pg_json.serializer.rows import RowReader
+from taskiq_pg_json.serializer.writing import RowWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from taskiq_pg_json.serializer.protocol import EncodedRow
+
+_DEFAULT_FALLBACK = PickleFallback()
+"""Leaves are pickled, unsigned, unless a serializer says otherwise."""
+
+
+class JsonSerializer:
+    """Stores a row as plain JSON, and the types that JSON does not have beside it.
+
+    Args:
+        registry: the application's own classes and codecs.
+        fallback: pickles what no rule covers; None refuses it, and never reads a pickle.
+        preserve_order: keep the insertion order of dicts, which jsonb does not.
+        strict: resolve stored class names from ``registry`` and ``allow`` alone.
+        allow: patterns of modules or classes that may be resolved, and imported, by name:
+            ``["shop.*"]``.
+        on_unknown_type: ``"plain"`` returns the JSON of a type that cannot be resolved, and warns
+            once; ``"error"`` raises.
+        secrets: ``"refuse"`` pydantic's secrets, or ``"store"`` them readably.
+        max_bytes: what one row may take, in bytes of JSON.
+
+    Raises:
+        ConfigurationError: an argument is none of its choices.
+    """
+
+    name = "json"
+
+    def __init__(
+        self,
+        registry: TypeRegistry | None = None,
+        *,
+        fallback: PickleFallback | None = _DEFAULT_FALLBACK,
+        preserve_order: bool = True,
+        strict: bool = False,
+        allow: Sequence[str] = (),
+        on_unknown_type: Literal["plain", "error"] = "plain",
+        secrets: Literal["refuse", "store"] = "refuse",
+        max_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        _check_choice("on_unknown_type", on_unknown_type, ("plain", "error"))
+        _check_choice("secrets", secrets, ("refuse", "store"))
+        if isinstance(allow, str):
+            raise ConfigurationError(f"allow={allow!r} is one text: give a list, [{allow!r}]")
+        self.registry = TypeRegistry() if registry is None else registry
+        self.fallback = fallback
+        self.max_bytes = max_bytes
+        self._preserve_order = preserve_order
+        self._store_secrets = secrets == "store"
+        self._reading = Reading(
+            self.registry, allow, strict=strict, refuse_unknown=on_unknown_type == "error"
+        )
+        self._make_plan()
+
+    def _make_plan(self) -> None:
+        self._plan = Plan(
+            self.registry,
+            self.fallback,
+            preserve_order=self._preserve_order,
+            store_secrets=self._store_secrets,
+            max_bytes=self.max_bytes,
+        )
+        self._version = self.registry.version
+        self._reading.forget()
+
+    def encode(self, columns: Mapping[str, object], *, task_id: str) -> EncodedRow:
+        """Encode one row's values.
+
+        Raises:
+            ResultEncodeError: a value that cannot be stored, with its path and type; never for
+                the ``error`` column.
+        """
+        if self._version != self.registry.version:
+            self._make_plan()
+        return RowWriter(self._plan, task_id).write(columns)
+
+    def decode(self, row: EncodedRow, *, task_id: str) -> dict[str, object]:
+        """Decode the columns given, which may be some of those that were encoded together.
+
+        Raises:
+            ResultDecodeError: and nothing else, whatever stands in the row.
+        """
+        if self._version != self.registry.version:
+            self._make_plan()
+        return RowReader(self._reading, self.fallback, row, task_id).read()
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigurationError(f"{name}={value!r}: it is one of {', '.join(choices)}")

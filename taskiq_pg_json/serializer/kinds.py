@@ -1,0 +1,77 @@
+"""The kinds of class whose state is stored field by field, told apart without running them."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from types import FunctionType
+
+from pydantic import BaseModel
+
+_HEAP_TYPE = 1 << 9
+_PAYLOADS = (str, int, float, bytes, list, tuple, dict, set, frozenset)
+_namespace = type.__dict__["__dict__"].__get__
+
+
+def attributes(cls: type) -> dict[str, object]:
+    """A class's own namespace, without asking its metaclass."""
+    found: dict[str, object] = _namespace(cls)
+    return found
+
+
+def inherited(cls: type, name: str) -> object:
+    """An attribute as the class and its bases define it, unbound; None without it."""
+    for base in cls.__mro__:
+        if name in attributes(base):
+            return attributes(base)[name]
+    return None
+
+
+def kind_of(cls: type) -> str | None:  # noqa: PLR0911 - one for each kind
+    """What a class is; None for one whose state is not known to be its fields."""
+    if issubclass(cls, BaseException):
+        return "exception"
+    if issubclass(cls, enum.Enum):
+        return "enum"
+    if issubclass(cls, BaseModel):
+        return "model" if cls is not BaseModel else None
+    if _is_struct(cls):
+        # msgspec makes no empty Struct, and calls this whenever it makes a full one
+        return "struct" if inherited(cls, "__post_init__") is None else None
+    if _is_plain_object(cls):
+        if inherited(cls, "__dataclass_fields__") is not None:
+            return "dataclass"
+        return "attrs" if inherited(cls, "__attrs_attrs__") is not None else None
+    return _payload_kind(cls)
+
+
+def _is_struct(cls: type) -> bool:
+    msgspec = sys.modules.get("msgspec")
+    return msgspec is not None and issubclass(cls, msgspec.Struct) and cls is not msgspec.Struct
+
+
+def _is_plain_object(cls: type) -> bool:
+    """Whether all of its state is in ``__dict__`` and slots: no base written in C holds more."""
+    return all(_is_written_in_python(base) for base in cls.__mro__[:-1])
+
+
+def _is_written_in_python(cls: type) -> bool:
+    new = attributes(cls).get("__new__")
+    return bool(cls.__flags__ & _HEAP_TYPE) and (
+        new is None or isinstance(new, (staticmethod, FunctionType))
+    )
+
+
+def _payload_kind(cls: type) -> str | None:
+    """The builtin whose value an instance carries, with nothing but Python classes below it."""
+    for position, base in enumerate(cls.__mro__):
+        if base in _PAYLOADS:
+            below = cls.__mro__[:position]
+            if not below or not all(map(_is_written_in_python, below)):
+                return None
+            if base is tuple and type(inherited(cls, "_fields")) is tuple:
+                return "namedtuple"
+            return base.__name__
+        if not _is_written_in_python(base):
+            return None
+    return None

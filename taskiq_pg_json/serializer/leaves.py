@@ -1,0 +1,58 @@
+"""Leaves that no rule covers: their repr in the JSON, their pickle in the row's bytea."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import TYPE_CHECKING
+
+from taskiq_pg_json.serializer import secret
+from taskiq_pg_json.serializer.text import is_clean
+
+if TYPE_CHECKING:
+    from taskiq_pg_json.serializer.encoder import Encoder
+    from taskiq_pg_json.serializer.protocol import Encoded
+
+_MAX_REPR = 200
+
+
+class PickledValueWarning(UserWarning):
+    """A value was pickled because no rule of the serializer covers its type."""
+
+
+def encode_unknown(encoder: Encoder, value: object) -> Encoded:
+    """Pickle one leaf alone."""
+    plan, cls = encoder.plan, type(value)
+    if plan.fallback is None:
+        raise encoder.refusal(value, "no rule covers it, and fallback=None rules pickle out")
+    first = cls not in plan.warned
+    if first:
+        encoder.prepare_to_warn()
+    try:
+        data = plan.fallback.dumps(value, refuse=secret.refuser(store=plan.store_secrets))
+    except Exception as exc:
+        raise encoder.refusal(value, f"it cannot be pickled either: {exc}") from exc
+    if first:
+        plan.warned.add(cls)
+        encoder.warn_of_pickle(value)
+    encoder.leaves.append(data)
+    return shown(value), {"pickle": len(encoder.leaves) - 1}
+
+
+def shown(value: object) -> str:
+    """A repr that jsonb can hold, of 200 characters at most."""
+    try:
+        found = _REPR.repr(value)
+    except Exception:  # noqa: BLE001 - a repr may fail as it likes; the value is in the pickle
+        found = f"<{type(value).__qualname__}>"
+    found = found if len(found) <= _MAX_REPR else f"{found[: _MAX_REPR - 1]}…"
+    return found if is_clean(found) else ascii(found)[1:-1][:_MAX_REPR]
+
+
+class _ShortRepr(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxother = self.maxstring = _MAX_REPR
+
+
+_REPR = _ShortRepr()

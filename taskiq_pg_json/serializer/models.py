@@ -1,0 +1,184 @@
+"""pydantic models: stored by field name, whatever their aliases and serializers say."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, RootModel, ValidationError
+from pydantic_core import PydanticUndefined
+
+from taskiq_pg_json.serializer import columns
+from taskiq_pg_json.serializer.classes import FieldsChangedError, Shape, State
+from taskiq_pg_json.serializer.keys import aligned, in_order
+from taskiq_pg_json.serializer.nodes import wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from taskiq_pg_json.serializer.decoder import Decoder
+    from taskiq_pg_json.serializer.encoder import Column, Encoder
+    from taskiq_pg_json.serializer.protocol import Encoded, Node
+
+_set = object.__setattr__
+_extra_of = attrgetter("__pydantic_extra__")
+_private_of = attrgetter("__pydantic_private__")
+_fields_set_of = attrgetter("__pydantic_fields_set__")
+
+
+class ModelShape(Shape):
+    """A pydantic model.
+
+    ``keys`` of its node are ``model_fields_set``, where that is not every field of the row.
+    Private attributes stand beside the fields.
+    """
+
+    def __init__(self, cls: type[BaseModel], name: str) -> None:
+        super().__init__(cls, name, tuple(cls.model_fields))
+        self._slots = {}
+        self._model = cls
+        self._private = frozenset(cls.__private_attributes__)
+        self._allows_extra = cls.model_config.get("extra") == "allow"
+
+    def encode(self, encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a BaseModel
+        """One model."""
+        state = value.__dict__
+        extra, private = value.__pydantic_extra__, value.__pydantic_private__
+        given = value.__pydantic_fields_set__
+        if not extra and not private and given == self._known and tuple(state) == self.fields:
+            return self._encoded(encoder, state, self.base)
+        return self.encode_unusual(encoder, value, {**state, **(extra or {}), **(private or {})})
+
+    def encode_unusual(self, encoder: Encoder, value: Any, state: State) -> Encoded:  # noqa: ANN401
+        """A model with extra or private values, or with fields that were left to default."""
+        plain, node = super().encode_unusual(encoder, value, state)
+        if isinstance(node, dict) and "pickle" in node:
+            return plain, node
+        given = set(value.__pydantic_fields_set__)
+        node = {"type": node} if isinstance(node, str) else dict(node or {})
+        node.pop("keys", None)
+        if given != self._known | set(value.__pydantic_extra__ or ()):
+            node["keys"] = sorted(given)
+        if value.__pydantic_extra__:
+            node.update(encoder.layout(tuple(value.__pydantic_extra__)) or {})
+        return plain, node
+
+    def encode_column(self, encoder: Encoder, values: Collection[object]) -> Column | None:
+        """Many models, in groups that had the same fields set."""
+        if any(map(_extra_of, values)) or any(map(_private_of, values)):
+            return None
+        rows = self.states(values)
+        if set(map(tuple, rows)) != {self.fields}:
+            return None
+        given = list(map(_fields_set_of, values))
+        if all(names == self._known for names in given):
+            return encoder.table(self.fields, rows, self.base)
+        groups: dict[frozenset[str], list[int]] = {}
+        for index, names in enumerate(given):
+            groups.setdefault(frozenset(names), []).append(index)
+        if len(groups) == 1:
+            return encoder.table(self.fields, rows, {**self.base, "keys": sorted(given[0])})
+        if len(groups) * 4 > len(rows):
+            return None
+        return encoder.in_groups(list(values), groups.values())
+
+    def restore(self, decoder: Decoder, plain: State, node: Node) -> object:
+        """A model with the fields decoded; no validator runs while its fields are the row's."""
+        state: State = decoder.fields(plain, node)
+        given = node.get("keys") if isinstance(node, dict) else None
+        if given is None and state.keys() == self._known and not self._private:
+            return self.made(self.template | state, set(self._known))
+        state = dict(self.renamed(decoder, state))
+        private = {name: state.pop(name) for name in self._private & state.keys()}
+        for name in self._private - private.keys():
+            default = self._model.__private_attributes__[name].get_default()
+            if default is not PydanticUndefined:
+                private[name] = default
+        extra = {name: state[name] for name in state if name not in self._known}
+        if isinstance(node, dict) and "order" in node:
+            extra = in_order(extra, node["order"])
+        fields = {name: state[name] for name in self.fields if name in state}
+        names = set(given) if isinstance(given, list) else {*fields, *extra}
+        if len(fields) < len(self.fields) or (extra and not self._allows_extra):
+            return self.validated(fields, extra, private, names)
+        return self.made(fields, names, extra, private)
+
+    def restore_column(
+        self, decoder: Decoder, rows: list[State], node: Node
+    ) -> list[object] | None:
+        """Many models at once; None when one of them has other fields, extra or private ones."""
+        if self._private or self._allows_extra:
+            return None
+        states = aligned(rows, self.template)
+        if states is None or not columns.decode_fields(decoder, states, node):
+            return None
+        given = node.get("keys") if isinstance(node, dict) else None
+        names = set(given) if isinstance(given, list) else set(self._known)
+        return [self.made(state, set(names)) for state in states]
+
+    def made(
+        self,
+        fields: State,
+        given: set[str],
+        extra: State | None = None,
+        private: State | None = None,
+    ) -> object:
+        """A model of these parts."""
+        model: object = object.__new__(self.cls)
+        _set(model, "__dict__", fields)
+        _set(model, "__pydantic_fields_set__", given)
+        _set(model, "__pydantic_extra__", (extra or {}) if self._allows_extra else None)
+        _set(model, "__pydantic_private__", (private or {}) if self._private else None)
+        return model
+
+    def validated(self, fields: State, extra: State, private: State, given: set[str]) -> object:
+        """A model of a class that has changed since, made by its own validation."""
+        names = {name: self._input_name(name) for name in fields}
+        data = {names[name]: value for name, value in fields.items()}
+        if self._allows_extra:
+            data.update(extra)
+        try:
+            model = self._model.model_validate(data)
+        except ValidationError as exc:
+            raise FieldsChangedError(f"{self.name} has changed since, and says: {exc}") from exc
+        _set(model, "__pydantic_fields_set__", given & {*self._known, *(extra or ())})
+        if private and model.__pydantic_private__ is not None:
+            model.__pydantic_private__.update(private)
+        return model
+
+    def _input_name(self, name: str) -> str:
+        """The key under which validation takes a field."""
+        config, field = self._model.model_config, self._model.model_fields[name]
+        if config.get("populate_by_name") or config.get("validate_by_name"):
+            return name
+        alias = field.validation_alias
+        return alias if isinstance(alias, str) else name
+
+
+class RootShape(ModelShape):
+    """A RootModel: its one value stands in its place."""
+
+    def encode(self, encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a RootModel
+        """The root."""
+        encoder.enter()
+        plain, node = wrap(self.name, *encoder.encode(value.__dict__["root"]))
+        encoder.leave()
+        if value.__pydantic_fields_set__ != self._known:
+            node = {**({"type": node} if isinstance(node, str) else node), "keys": []}
+        return plain, node
+
+    def encode_column(self, *_: object) -> None:
+        """One by one."""
+
+    def restore_column(self, *_: object) -> None:
+        """One by one."""
+
+    def restore(self, decoder: Decoder, plain: Any, node: Node) -> object:  # noqa: ANN401
+        """A model around the root."""
+        given = set() if isinstance(node, dict) and "keys" in node else set(self._known)
+        return self.made({"root": decoder.inner(plain, node)}, given)
+
+
+def model_shape(cls: type[BaseModel], name: str) -> ModelShape:
+    """The shape of a model."""
+    return (RootShape if issubclass(cls, RootModel) else ModelShape)(cls, name)

@@ -1,0 +1,136 @@
+"""numpy and pandas, where an application uses them: nothing is imported here.
+
+A numpy array is nested lists under ``ndarray:<dtype>:<shape>``, a numpy scalar its Python value
+under ``numpy:<dtype>``. A pandas Timestamp, Timedelta or NaT is its ISO text, with the unit and
+zone in the type's name. What these cannot say exactly, such as object arrays, is pickled.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from taskiq_pg_json.serializer import times
+from taskiq_pg_json.serializer.leaves import encode_unknown
+from taskiq_pg_json.serializer.nodes import wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taskiq_pg_json.serializer.decoder import Decoder
+    from taskiq_pg_json.serializer.encoder import Encoder
+    from taskiq_pg_json.serializer.protocol import Encoded, Node
+
+    Handler = Callable[[Encoder, Any], Encoded]
+
+_TEMPORAL = "Mm"
+_EXACT = "biufcUS"
+_WIDEST = {"f": 8, "c": 16}
+
+
+def handler(cls: type) -> Handler | None:
+    """How a class of an optional package is encoded; None for any other."""
+    package = cls.__module__.partition(".")[0]
+    module: Any = sys.modules.get(package)
+    if package == "numpy":
+        if cls is module.ndarray:
+            return _encode_array
+        return _encode_number if issubclass(cls, module.generic) else None
+    if package == "pandas":
+        if cls is module.Timestamp:
+            return _encode_timestamp
+        if cls is module.Timedelta:
+            return _encode_timedelta
+        if cls is type(module.NaT):
+            return lambda _encoder, _value: ("NaT", "pandas:NaT")
+    return None
+
+
+def _is_exact(dtype: Any) -> bool:  # noqa: ANN401 - a numpy dtype
+    kind = dtype.kind
+    return kind in _TEMPORAL or (
+        kind in _EXACT and dtype.itemsize <= _WIDEST.get(kind, dtype.itemsize)
+    )
+
+
+def _items(array: Any) -> Any:  # noqa: ANN401 - a numpy array
+    """Nested lists of Python values; dates and durations as numpy writes them."""
+    if array.dtype.kind == "M":
+        return sys.modules["numpy"].datetime_as_string(array).tolist()
+    return (array.astype("i8") if array.dtype.kind == "m" else array).tolist()
+
+
+def _encode_array(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a numpy array
+    if not _is_exact(value.dtype):
+        return encode_unknown(encoder, value)
+    plain, node = encoder.encode(_items(value))
+    shape = ",".join(map(str, value.shape))
+    return wrap(f"ndarray:{value.dtype.str}:{shape}", plain, node)
+
+
+def _encode_number(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a numpy scalar
+    if not _is_exact(value.dtype):
+        return encode_unknown(encoder, value)
+    plain, node = encoder.encode(_items(sys.modules["numpy"].asarray(value)))
+    return wrap(f"numpy:{value.dtype.str}", plain, node)
+
+
+def _array(numpy: Any, items: Any, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401
+    kind = numpy.dtype(dtype)
+    if not _is_exact(kind):
+        raise ValueError(f"{dtype!r} is no dtype of a stored array")
+    made = numpy.array(items, dtype="i8" if kind.kind == "m" else kind)
+    return made.astype(kind).reshape(shape)
+
+
+def _read_array(decoder: Decoder, plain: object, argument: str, node: Node) -> object:
+    numpy = decoder.reading.module("numpy")
+    if numpy is None:
+        return decoder.unresolved(f"ndarray:{argument}", plain)
+    dtype, _, sizes = argument.rpartition(":")
+    shape = tuple(map(int, sizes.split(","))) if sizes else ()
+    return _array(numpy, decoder.inner(plain, node), dtype, shape)
+
+
+def _read_number(decoder: Decoder, plain: object, argument: str, node: Node) -> object:
+    numpy = decoder.reading.module("numpy")
+    if numpy is None:
+        return decoder.unresolved(f"numpy:{argument}", plain)
+    return _array(numpy, decoder.inner(plain, node), argument, ())[()]
+
+
+def _encode_timestamp(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a Timestamp
+    zone = times.zone_name(value.tzinfo)
+    if zone is None:
+        return encode_unknown(encoder, value)
+    return value.isoformat(), f"pandas:Timestamp:{value.unit}:{value.fold}:{zone}"
+
+
+def _encode_timedelta(_encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a Timedelta
+    return value.isoformat(), f"pandas:Timedelta:{value.unit}"
+
+
+def _read_pandas(decoder: Decoder, plain: object, argument: str, _node: Node) -> object:
+    pandas: Any = decoder.reading.module("pandas")
+    if pandas is None:
+        return decoder.unresolved(f"pandas:{argument}", plain)
+    what, _, rest = argument.partition(":")
+    if what == "NaT":
+        return pandas.NaT
+    if type(plain) is not str:
+        raise TypeError(f"expected text, found {type(plain).__name__}")
+    unit, _, rest = rest.partition(":")
+    if what == "Timedelta":
+        return pandas.Timedelta(plain).as_unit(unit)
+    fold, _, zone = rest.partition(":")
+    written = pandas.Timestamp(plain)
+    if zone:
+        written = written.tz_convert(times.decode_zone(zone, written.tzinfo))
+    return written.replace(fold=int(fold)).as_unit(unit)
+
+
+READERS: dict[str, Callable[[Decoder, Any, str, Node], object]] = {
+    "ndarray": _read_array,
+    "numpy": _read_number,
+    "pandas": _read_pandas,
+}

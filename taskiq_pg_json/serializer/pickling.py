@@ -1,0 +1,130 @@
+"""The pickle fallback: leaves that JSON cannot hold, each pickled alone, in one bytea a row.
+
+The bytes are a header, then each leaf as four bytes of length and its pickle::
+
+    b"tpj1" | 0 | leaves                       unsigned
+    b"tpj1" | 1 | HMAC-SHA256 (32 bytes) | leaves    signed; the MAC covers the task id too
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from taskiq_pg_json.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_MAGIC = b"tpj1"
+_UNSIGNED = b"\x00"
+_SIGNED = b"\x01"
+_MAC_SIZE = 32
+_LENGTH_SIZE = 4
+_MIN_KEY = 16
+
+
+class PickleFallback:
+    """Pickles the leaves that no rule of the serializer covers.
+
+    Args:
+        key: signs what is written, and refuses on reading whatever was not signed for the same
+            task with this key. A sequence rotates keys: the first one signs, all of them verify.
+            At least 16 bytes. None neither signs nor verifies: then whoever can write to the
+            table can run code in a reader.
+    """
+
+    def __init__(self, key: str | bytes | Sequence[str | bytes] | None = None) -> None:
+        keys = [key] if isinstance(key, (str, bytes)) else list(key or ())
+        self._keys = tuple(k.encode() if isinstance(k, str) else bytes(k) for k in keys)
+        if key is not None and (not self._keys or min(map(len, self._keys)) < _MIN_KEY):
+            raise ConfigurationError(
+                f"PickleFallback(key=…) needs keys of at least {_MIN_KEY} bytes,"
+                " such as secrets.token_bytes(32)"
+            )
+
+    @property
+    def signed(self) -> bool:
+        """Whether rows are signed, and unsigned ones refused."""
+        return bool(self._keys)
+
+    def dumps(self, value: object, *, refuse: Callable[[object], None]) -> bytes:
+        """Pickle one leaf, and check that it loads back.
+
+        Args:
+            value: the leaf.
+            refuse: called with every object inside; raises for one that must not be written.
+        """
+        buffer = io.BytesIO()
+        _Pickler(buffer, refuse).dump(value)
+        data = buffer.getvalue()
+        loaded = pickle.loads(data)  # noqa: S301 - bytes made here, one line above
+        if type(loaded) is not type(value):
+            raise pickle.PicklingError(
+                f"it would come back as {type(loaded).__name__} instead of {type(value).__name__}"
+            )
+        return data
+
+    def pack(self, leaves: Sequence[bytes], *, task_id: str) -> bytes:
+        """The row's bytea."""
+        body = b"".join(
+            part for leaf in leaves for part in (len(leaf).to_bytes(_LENGTH_SIZE, "big"), leaf)
+        )
+        if not self._keys:
+            return _MAGIC + _UNSIGNED + body
+        return _MAGIC + _SIGNED + _mac(self._keys[0], task_id, body) + body
+
+    def unpack(self, pickled: bytes, *, task_id: str) -> list[bytes]:
+        """The leaves of a row's bytea, none of them loaded yet.
+
+        Raises:
+            ValueError: they are damaged, or not signed as they have to be.
+        """
+        header, mode = pickled[: len(_MAGIC)], pickled[len(_MAGIC) : len(_MAGIC) + 1]
+        body = pickled[len(_MAGIC) + 1 :]
+        if header != _MAGIC or mode not in {_UNSIGNED, _SIGNED}:
+            raise ValueError("the pickled column is damaged, or of a newer version")
+        if mode == _SIGNED:
+            mac, body = body[:_MAC_SIZE], body[_MAC_SIZE:]
+            if not self._keys:
+                raise ValueError("the row is signed: give its key, PickleFallback(key=…)")
+            good = [hmac.compare_digest(mac, _mac(key, task_id, body)) for key in self._keys]
+            if not any(good):
+                raise ValueError("its signature is not one of this task and key")
+        elif self._keys:
+            raise ValueError("the row is not signed, and PickleFallback(key=…) reads no such row")
+        return _split(body)
+
+    def loads(self, leaf: bytes) -> object:
+        """The value of one leaf."""
+        return pickle.loads(leaf)  # noqa: S301 - what the fallback is for; verified by unpack
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, refuse: Callable[[object], None]) -> None:
+        super().__init__(file, protocol=4)
+        self._refuse = refuse
+
+    def reducer_override(self, value: object) -> Any:  # noqa: ANN401 - as pickle declares it
+        self._refuse(value)
+        return NotImplemented
+
+
+def _mac(key: bytes, task_id: str, body: bytes) -> bytes:
+    owner = task_id.encode("utf-8", "surrogatepass")
+    signed = b"%s%d:%s%s" % (_MAGIC, len(owner), owner, body)
+    return hmac.new(key, signed, hashlib.sha256).digest()
+
+
+def _split(body: bytes) -> list[bytes]:
+    leaves, position = [], 0
+    while position < len(body):
+        start = position + _LENGTH_SIZE
+        position = start + int.from_bytes(body[position:start], "big")
+        leaves.append(body[start:position])
+    if position != len(body):
+        raise ValueError("the pickled column is cut short")
+    return leaves

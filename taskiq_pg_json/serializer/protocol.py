@@ -1,0 +1,66 @@
+"""The contract between the store and a serializer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Node: TypeAlias = "str | dict[str, object]"
+"""What the sidecar says of one value: a type's name, or the name and the nodes of its children."""
+
+Encoded: TypeAlias = "tuple[object, Node | None]"
+"""A JSON-ready value and its node, which is None when the JSON says it all."""
+
+EncodeValue: TypeAlias = "Callable[[object, str], Encoded]"
+"""``(value, path)`` to plain and node; raises ResultEncodeError."""
+
+DecodeValue: TypeAlias = "Callable[[object, Node | None, str], object]"
+"""``(plain, node, path)`` to the value; raises ResultDecodeError."""
+
+ResolveClass: TypeAlias = "Callable[[str, str], type | None]"
+"""``(type name, path)`` to the class that the name may stand for; None when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """The columns of one row as a serializer leaves them.
+
+    Attributes:
+        columns: JSON text in UTF-8 by column name (``return_value``, ``error``, ``args``, …).
+        types: the type sidecar as JSON text; None when every value is plain JSON.
+        pickled: the bytes that JSON cannot hold; None almost always.
+    """
+
+    columns: Mapping[str, bytes]
+    types: bytes | None = None
+    pickled: bytes | None = None
+
+
+@runtime_checkable
+class ResultSerializer(Protocol):
+    """Turns the values of a row into JSON columns and back.
+
+    ``name`` is kept in the row's ``serializer`` column.
+    """
+
+    name: str
+
+    def encode(self, columns: Mapping[str, object], *, task_id: str) -> EncodedRow:
+        """Encode one row's values.
+
+        Raises:
+            ResultEncodeError: a value that cannot be stored, with its path and type. The ``error``
+                column never raises it: an exception always gets stored.
+        """
+        ...
+
+    def decode(self, row: EncodedRow, *, task_id: str) -> dict[str, object]:
+        """Decode the columns given, which may be some of those that were encoded together.
+
+        Raises:
+            ResultDecodeError: and nothing else, whatever stands in the row.
+        """
+        ...

@@ -1,0 +1,55 @@
+"""Exceptions wherever they stand in a row: the seam to the exception codec."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from taskiq_pg_json.serializer import exceptions
+
+if TYPE_CHECKING:
+    from taskiq_pg_json.serializer.decoder import Decoder
+    from taskiq_pg_json.serializer.encoder import Encoder
+    from taskiq_pg_json.serializer.protocol import Encoded, Node
+
+_LEVELS = 2
+"""Nesting of an exception's arguments and attributes below the exception itself."""
+
+
+def encode_exception(encoder: Encoder, value: BaseException) -> Encoded:
+    """An exception, with whatever its arguments and attributes hold.
+
+    One that is met again inside itself is stored as its class and message there.
+    """
+    if id(value) in encoder.open_errors:
+        return exceptions.outline_exception(value)
+    depth = encoder.depth
+
+    def encode_value(child: object, path: str) -> Encoded:
+        encoder.depth = depth + _LEVELS
+        leaves = len(encoder.leaves)
+        try:
+            return encoder.encode_at(child, path)
+        except Exception:
+            # the exception codec writes the child's repr instead
+            del encoder.leaves[leaves:]
+            raise
+        finally:
+            encoder.depth = depth
+
+    encoder.open_errors.add(id(value))
+    try:
+        return exceptions.encode_exception(value, "", encode_value)
+    finally:
+        encoder.open_errors.discard(id(value))
+
+
+def read_exception(decoder: Decoder, plain: object, _argument: str, node: Node | None) -> object:
+    """The exception, as its own class or a stand-in of the same name."""
+
+    def decode_value(child: object, child_node: Node | None, path: str) -> object:
+        return decoder.decode_at(child, child_node, path)
+
+    def resolve(type_name: str, path: str) -> type | None:
+        return decoder.find_at(type_name, path)
+
+    return exceptions.decode_exception(plain, node, "", decode_value, resolve)

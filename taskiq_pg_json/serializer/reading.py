@@ -1,0 +1,76 @@
+"""The decoding side of one serializer: finding classes, and what to do without one."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from taskiq_pg_json.serializer.resolve import Resolver
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from taskiq_pg_json.serializer.registry import TypeRegistry
+
+
+class UnresolvedTypeError(Exception):
+    """A stored type name leads to no class, and ``on_unknown_type`` is ``"error"``."""
+
+
+class UnresolvedTypeWarning(UserWarning):
+    """A stored type name led to no class: the plain JSON is returned in its place."""
+
+
+_MAX_WARNINGS = 1_000
+"""Names that are remembered as warned of: a damaged row could hold any number."""
+_RESOLVE = (
+    "it is not registered, not allowed, or its module is not imported here:"
+    ' TypeRegistry.register(…), JsonSerializer(allow=["package.*"]), or import it'
+)
+
+
+class Reading:
+    """Resolves names, once each, and warns once of each that cannot be."""
+
+    def __init__(
+        self, registry: TypeRegistry, allow: Sequence[str], *, strict: bool, refuse_unknown: bool
+    ) -> None:
+        self.registry = registry
+        self._resolver = Resolver(registry, allow, strict=strict)
+        self._refuse_unknown = refuse_unknown
+        self._found: dict[str, type] = {}
+        self._warned: set[str] = set()
+
+    def forget(self) -> None:
+        """Resolve every name anew: the registry has changed."""
+        self._found.clear()
+
+    def find(self, name: str) -> type | None:
+        """The class of a stored type name."""
+        found = self._found.get(name)
+        if found is None:
+            found = self._resolver.find(name)
+            if found is not None:
+                self._found[name] = found
+        return found
+
+    def module(self, name: str) -> ModuleType | None:
+        """A module that is imported, or that ``allow`` names."""
+        return self._resolver.module(name)
+
+    def unresolved(self, name: str, plain: object, reason: str) -> object:
+        """The plain value, with a warning the first time.
+
+        Raises:
+            UnresolvedTypeError: unknown types are refused.
+        """
+        reason = reason or _RESOLVE
+        if self._refuse_unknown:
+            raise UnresolvedTypeError(f"{name}: {reason}")
+        if name not in self._warned and len(self._warned) < _MAX_WARNINGS:
+            self._warned.add(name)
+            warnings.warn(
+                f"{name} comes back as plain JSON: {reason}", UnresolvedTypeWarning, stacklevel=2
+            )
+        return plain

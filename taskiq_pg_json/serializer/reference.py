@@ -1,0 +1,157 @@
+"""The table of types in the documentation: ``python -m taskiq_pg_json.serializer.reference``."""
+
+# ruff: noqa: E501 - a row of a Markdown table is one line
+
+from __future__ import annotations
+
+import collections
+import datetime as dt
+import decimal
+import fractions
+import ipaddress
+import pathlib
+import re
+import sys
+import types
+import uuid
+from dataclasses import dataclass
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from taskiq_pg_json.serializer.json_serializer import JsonSerializer
+
+_INTRODUCTION = """\
+# Types
+
+What each type becomes in a jsonb column, how SQL reads it (`v ->> 0` stands for the path to it),
+and what the sidecar in `types` says. A value comes back as the same type with the same content,
+wherever it is nested; the exceptions are listed below the table.
+
+This page is written by `python -m taskiq_pg_json.serializer.reference`.
+
+| Python | stored JSON | in SQL | sidecar |
+|---|---|---|---|
+"""
+_REST = """
+## Classes
+
+| Class | stored JSON | sidecar |
+|---|---|---|
+| dataclass, attrs class, msgspec Struct, named tuple | an object by field name | `dataclass:module:QualName`, `attrs:…`, `struct:…`, `namedtuple:…` |
+| pydantic model | an object by field name, never by alias; extra and private values beside the fields | `model:module:QualName`, with `keys` where not every field was set |
+| RootModel | its root value | `model:module:QualName` |
+| Enum | the value if it is a str or an int, the name otherwise | `enum:module:QualName` |
+| subclass of str, int, float, bytes, list, tuple, dict, set, frozenset | the builtin's JSON | `str:module:QualName`, … |
+| exception | an object: type, module, message, args, traceback, … | `exception:module:QualName` |
+| registered with a codec | what its `encode` returns | `custom:name` |
+| numpy array, scalar | nested lists, a number or text | `ndarray:dtype:shape`, `numpy:dtype` |
+| pandas Timestamp, Timedelta, NaT | ISO 8601 text | `pandas:…` |
+| anything else | its repr; the object is pickled | `{"pickle": n}` |
+
+## What does not come back exactly
+
+- A `functools.cached_property` that was computed is computed again.
+- The parameters of a generic dataclass: `Box[int](1)` comes back as `Box(1)`. A generic pydantic
+  model keeps them where they are classes.
+- Two references to one object come back as two equal objects, but for what was pickled.
+- An object that refers to itself, a Struct with `__post_init__`, a class with `__del__`, a class
+  inside a function, and a tzinfo of another library are pickled.
+- Values nested deeper than 64 levels are whole, but their deeper levels stand in `types`, not in
+  the value's own column.
+"""
+
+
+class Example(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    value: object
+    sql: str = ""
+
+
+EXAMPLES = (
+    Example("str, bool, None", ["text", True, None]),
+    Example("int", 42, "::bigint"),
+    Example("int past 64 bits", 2**70, "::numeric"),
+    Example("float", 1.5, "::float8"),
+    Example("float from 1e15 on", 1e16, "::float8"),
+    Example("float that is not finite, -0.0", float("nan"), "::float8"),
+    Example("complex", 1 + 2j),
+    Example("Decimal", decimal.Decimal("12.50"), "::numeric"),
+    Example("Fraction", fractions.Fraction(3, 4)),
+    Example("str with NUL or a surrogate", "a\x00b"),
+    Example("datetime", dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc), "::timestamptz"),
+    Example(
+        "datetime in a ZoneInfo",
+        dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=ZoneInfo("Europe/Berlin")),
+        "::timestamptz",
+    ),
+    Example("date", dt.date(2026, 1, 2), "::date"),
+    Example("time", dt.time(3, 4, 5), "::time"),
+    Example("timedelta", dt.timedelta(days=1, seconds=30), "::interval"),
+    Example("UUID", uuid.UUID(int=1), "::uuid"),
+    Example("bytes", b"\x00\xff", "decode(…, 'base64')"),
+    Example("bytearray", bytearray(b"\x00\xff"), "decode(…, 'base64')"),
+    Example("memoryview of bytes", memoryview(b"\x00\xff"), "decode(…, 'base64')"),
+    Example("PurePosixPath, PosixPath, …", pathlib.PurePosixPath("/srv/data")),
+    Example("IPv4Address, IPv6Address", ipaddress.ip_address("10.0.0.1"), "::inet"),
+    Example("IPv4Network, IPv6Network", ipaddress.ip_network("10.0.0.0/8"), "::cidr"),
+    Example("IPv4Interface, IPv6Interface", ipaddress.ip_interface("10.0.0.1/8"), "::inet"),
+    Example("re.Pattern", re.compile("a+", re.IGNORECASE)),
+    Example("range", range(1, 10, 2)),
+    Example("slice", slice(None, 5)),
+    Example("Ellipsis", ...),
+    Example("list", [1, 2]),
+    Example("tuple", (1, 2)),
+    Example("set", {1}),
+    Example("frozenset", frozenset({1})),
+    Example("deque", collections.deque([1], maxlen=5)),
+    Example("dict", {"a": 1}),
+    Example("dict in another order than jsonb's", {"b": 1, "a": 2}),
+    Example("dict with other keys", {1: "a"}),
+    Example("dict with keys that collide", {1: "a", "1": "b"}),
+    Example("OrderedDict", collections.OrderedDict(a=1)),
+    Example("defaultdict of a builtin", collections.defaultdict(list, a=[])),
+    Example("Counter", collections.Counter(a=1)),
+    Example("MappingProxyType", types.MappingProxyType({"a": 1})),
+    Example("SimpleNamespace", types.SimpleNamespace(a=1)),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """An example as it is stored."""
+
+    example: Example
+    stored: str
+    node: str
+
+
+def lines() -> list[Line]:
+    """Every example, encoded."""
+    serializer = JsonSerializer(fallback=None)
+    found = []
+    for example in EXAMPLES:
+        row = serializer.encode({"value": example.value}, task_id="reference")
+        node = "" if row.types is None else row.types.decode()
+        node = node.removeprefix('{"v":1,"value":').removesuffix("}")
+        found.append(Line(example, row.columns["value"].decode(), node))
+    return found
+
+
+def page() -> str:
+    """The page as Markdown."""
+    table = "".join(
+        f"| {line.example.name} | {_code(line.stored)} | {_code(line.example.sql)} |"
+        f" {_code(line.node)} |\n"
+        for line in lines()
+    )
+    return _INTRODUCTION + table + _REST
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,0 +1,116 @@
+"""From a stored type name to a class, without running anything that a row could choose.
+
+A name is looked up in the registry, then in modules that match an ``allow`` pattern (imported if
+need be), then, unless ``strict``, in modules that are imported already. The walk from the
+module goes through classes only and reads namespaces directly, so that no ``__getattr__`` and no
+descriptor runs; and the class found has to be of the kind that the name says.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import sys
+from fnmatch import fnmatchcase
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from taskiq_pg_json.serializer import generics
+from taskiq_pg_json.serializer.kinds import attributes, inherited, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taskiq_pg_json.serializer.registry import TypeRegistry
+
+_MAX_NAME = 1_000
+
+
+class Resolver:
+    """Finds the classes of stored names."""
+
+    def __init__(self, registry: TypeRegistry, allow: Sequence[str], *, strict: bool) -> None:
+        self._registry = registry
+        self._allow = tuple(allow)
+        self._strict = strict
+
+    def find(self, type_name: str) -> type | None:
+        """The class that ``kind:module:QualName`` may stand for; None when there is none."""
+        kind, _, location = type_name.partition(":")
+        if len(location) > _MAX_NAME:
+            return None
+        registered = self._registry.of_name(location)
+        if registered is not None:
+            return registered.cls if _fits(kind, registered.cls) else None
+        cls = generics.parse(location, self._locate) if "[" in location else self._locate(location)
+        return cls if cls is not None and _fits(kind, cls) else None
+
+    def _locate(self, location: str) -> type | None:
+        registered = self._registry.of_name(location)
+        if registered is not None:
+            return registered.cls
+        module_name, _, qualname = location.partition(":")
+        module = self._module(module_name, location)
+        cls = None if module is None else walk(module, qualname)
+        if cls is None or (self._strict and not self._is_allowed(location, module_name, cls)):
+            return None
+        return cls
+
+    def _module(self, name: str, location: str) -> ModuleType | None:
+        module = sys.modules.get(name)
+        if module is None and self._matches(name, location):
+            try:
+                module = importlib.import_module(name)
+            except ImportError:
+                return None
+        return module if isinstance(module, ModuleType) else None
+
+    def _matches(self, module_name: str, location: str) -> bool:
+        dotted = location.replace(":", ".")
+        return any(
+            fnmatchcase(module_name, pattern) or fnmatchcase(dotted, pattern)
+            for pattern in self._allow
+        )
+
+    def _is_allowed(self, location: str, module_name: str, cls: type) -> bool:
+        return self._matches(module_name, location) or _is_builtin_exception(cls)
+
+    def module(self, name: str) -> ModuleType | None:
+        """A module that is imported, or that ``allow`` names."""
+        return self._module(name, name)
+
+
+def _is_builtin_exception(cls: type) -> bool:
+    return issubclass(cls, BaseException) and vars(builtins).get(cls.__name__) is cls
+
+
+def _fits(kind: str, cls: type) -> bool:
+    return kind_of(cls) == kind
+
+
+def walk(module: ModuleType, qualname: str) -> type | None:
+    """The class of that name in a module, through classes only; one with ``__del__`` is none.
+
+    A finaliser would run with whatever state a row gives it.
+    """
+    namespace: dict[str, object] = vars(module)
+    found: object = None
+    for name in qualname.split("."):
+        found = namespace.get(name)
+        if not isinstance(found, type):
+            return None
+        namespace = attributes(found)
+    if not isinstance(found, type) or inherited(found, "__del__") is not None:
+        return None
+    return found
+
+
+def location_of(cls: type) -> str | None:
+    """``module:QualName`` when that leads back to the class; None for a local class."""
+    metadata = generics.metadata_of(cls)
+    if metadata is not None:
+        return generics.render(cls, location_of)
+    module = sys.modules.get(cls.__module__)
+    if not isinstance(module, ModuleType) or walk(module, cls.__qualname__) is not cls:
+        return None
+    return f"{cls.__module__}:{cls.__qualname__}"

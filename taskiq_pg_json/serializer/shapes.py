@@ -1,0 +1,141 @@
+"""The kinds of class that are stored by their fields, and the shape of each class."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+from taskiq_pg_json.serializer.classes import Shape, State
+from taskiq_pg_json.serializer.models import model_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+
+def _same(value: object) -> object:
+    return value
+
+
+class DataclassShape(Shape):
+    """A dataclass."""
+
+    def __init__(self, cls: type, name: str) -> None:
+        super().__init__(cls, name, tuple(field.name for field in dataclasses.fields(cls)))
+
+    def defaults(self) -> dict[str, Callable[[], object]]:
+        """Defaults and default factories."""
+        found: dict[str, Callable[[], object]] = {}
+        for field in dataclasses.fields(self.cls):
+            if field.default is not dataclasses.MISSING:
+                found[field.name] = functools.partial(_same, field.default)
+            elif field.default_factory is not dataclasses.MISSING:
+                found[field.name] = field.default_factory
+        return found
+
+
+class AttrsShape(Shape):
+    """A class made by attrs."""
+
+    def __init__(self, cls: Any, name: str) -> None:  # noqa: ANN401 - made by a library
+        super().__init__(cls, name, tuple(field.name for field in cls.__attrs_attrs__))
+
+    def defaults(self) -> dict[str, Callable[[], object]]:
+        """Defaults, and factories that need no instance."""
+        attr = sys.modules["attr"]
+        found: dict[str, Callable[[], object]] = {}
+        for field in cast("Any", self.cls).__attrs_attrs__:
+            if isinstance(field.default, attr.Factory):
+                if not field.default.takes_self:
+                    found[field.name] = field.default.factory
+            elif field.default is not attr.NOTHING:
+                found[field.name] = functools.partial(_same, field.default)
+        return found
+
+
+class StructShape(Shape):
+    """A msgspec Struct, whose fields are slots."""
+
+    def __init__(self, cls: Any, name: str) -> None:  # noqa: ANN401 - made by a library
+        super().__init__(cls, name, cls.__struct_fields__)
+
+    def new(self) -> object:
+        """Nothing: ``filled`` makes the struct."""
+        return None
+
+    def filled(self, made: object, state: State) -> object:
+        """A new struct; its constructor is msgspec's own, and checks nothing."""
+        fields = {name: state.pop(name) for name in self.fields if name in state}
+        made = self.cls(**fields)
+        if state:
+            made.__dict__.update(state)
+        return made
+
+    def defaults(self) -> dict[str, Callable[[], object]]:
+        """Defaults and default factories."""
+        # not msgspec.structs.fields, which compiles the annotations each time
+        none, factory = sys.modules["msgspec"].NODEFAULT, sys.modules["msgspec._core"].Factory
+        given = cast("Any", self.cls).__struct_defaults__
+        names = self.fields[len(self.fields) - len(given) :]
+        return {
+            name: default.factory
+            if isinstance(default, factory)
+            else functools.partial(_same, default)
+            for name, default in zip(names, given, strict=True)
+            if default is not none
+        }
+
+
+class NamedTupleShape(Shape):
+    """A named tuple, typed or not."""
+
+    def __init__(self, cls: Any, name: str) -> None:  # noqa: ANN401 - made by a library
+        super().__init__(cls, name, cls._fields)
+
+    def state(self, value: object) -> State:
+        """The fields, and what a subclass without slots carries beside them."""
+        state: State = dict(
+            zip(self.fields, tuple.__iter__(cast("tuple[object, ...]", value)), strict=True)
+        )
+        state.update(getattr(value, "__dict__", {}))
+        return state
+
+    def states(self, values: Collection[object]) -> list[State]:
+        """The fields of many."""
+        return list(map(self.state, values))
+
+    def defaults(self) -> dict[str, Callable[[], object]]:
+        """Defaults of the class."""
+        return {
+            name: functools.partial(_same, default)
+            for name, default in cast("Any", self.cls)._field_defaults.items()
+        }
+
+    def filled(self, made: object, state: State) -> object:
+        """A new tuple: it cannot be filled afterwards."""
+        made = tuple.__new__(self.cls, [state[name] for name in self.fields])
+        extras = {name: value for name, value in state.items() if name not in self._known}
+        if extras:
+            made.__dict__.update(extras)
+        return made
+
+    def new(self) -> object:
+        """Nothing: ``filled`` makes the tuple."""
+        return None
+
+
+_SHAPES: dict[str, Callable[[Any, str], Shape]] = {
+    "dataclass": DataclassShape,
+    "attrs": AttrsShape,
+    "struct": StructShape,
+    "namedtuple": NamedTupleShape,
+    "model": model_shape,
+}
+
+
+@lru_cache(maxsize=1_024)
+def shape_of(cls: type, kind: str, name: str) -> Shape:
+    """How instances of a class of that kind become fields and back."""
+    return _SHAPES[kind](cls, name)

@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import enum
+import json
+import math
+import pickle
+import threading
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from decimal import Decimal
+
+import orjson
+import pydantic
+import pytest
+from taskiq.serializers import (
+    CBORSerializer,
+    JSONSerializer,
+    MSGPackSerializer,
+    ORJSONSerializer,
+    PickleSerializer,
+)
+
+from taskiq_pg_json import JsonSerializer
+from taskiq_pg_json.errors import ConfigurationError, ResultDecodeError, ResultEncodeError
+from taskiq_pg_json.serializer.adapters import (
+    DescribedValueWarning,
+    TaskiqSerializerAdapter,
+    as_result_serializer,
+)
+from taskiq_pg_json.serializer.protocol import EncodedRow, ResultSerializer
+
+JSON_SERIALIZERS = [JSONSerializer(), ORJSONSerializer()]
+BINARY_SERIALIZERS = [MSGPackSerializer(), CBORSerializer(), PickleSerializer()]
+EVERY_SERIALIZER = JSON_SERIALIZERS + BINARY_SERIALIZERS
+PLAIN = {"b": [1, -2.5, "é\n", None, True], "a": {"z": 1, "y": {}}, "empty": []}
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclass
+class Invoice:
+    number: int
+    at: datetime
+
+
+class Customer(pydantic.BaseModel):
+    name: str
+    since: datetime
+
+
+class Hooked(JSONSerializer):
+    """JSON with tags of its own, such as a user may have written."""
+
+    def dumpb(self, value):
+        return json.dumps(value, default=lambda v: {"$decimal": str(v)}).encode()
+
+    def loadb(self, value):
+        return json.loads(
+            value, object_hook=lambda d: Decimal(d["$decimal"]) if "$decimal" in d else d
+        )
+
+
+class RefusesEverything:
+    def dumpb(self, value):
+        raise TypeError(f"not {type(value).__name__}")
+
+    def loadb(self, _value):
+        raise TypeError("nothing")
+
+
+def named(serializer):
+    return type(serializer).__name__
+
+
+every_serializer = pytest.mark.parametrize("serializer", EVERY_SERIALIZER, ids=named)
+json_serializer = pytest.mark.parametrize("serializer", JSON_SERIALIZERS, ids=named)
+binary_serializer = pytest.mark.parametrize("serializer", BINARY_SERIALIZERS, ids=named)
+
+
+@pytest.fixture
+def store(jsonb_roundtrip):
+    """Encodes one return value, stores it in real columns, and returns adapter and row."""
+
+    def stored(serializer, value):
+        adapter = as_result_serializer(serializer)
+        return adapter, jsonb_roundtrip(adapter.encode({"return_value": value}, task_id="t"))
+
+    return stored
+
+
+@pytest.fixture
+def comes_back(store):
+    def decoded(serializer, value):
+        adapter, row = store(serializer, value)
+        return adapter.decode(row, task_id="t")["return_value"]
+
+    return decoded
+
+
+def test_none_is_json():
+    assert type(as_result_serializer(None)) is JsonSerializer
+
+
+def test_a_result_serializer_is_taken_as_it_is():
+    serializer = JsonSerializer()
+    assert as_result_serializer(serializer) is serializer
+
+
+@every_serializer
+def test_a_taskiq_serializer_is_adapted_and_named(serializer):
+    adapter = as_result_serializer(serializer)
+    assert isinstance(adapter, TaskiqSerializerAdapter)
+    assert isinstance(adapter, ResultSerializer)
+    assert adapter.name == f"taskiq:{named(serializer)}"
+
+
+@pytest.mark.parametrize("wrong", ["json", pickle, object(), 1])
+def test_anything_else_is_refused_with_the_way_out(wrong):
+    with pytest.raises(ConfigurationError, match="dumpb"):
+        as_result_serializer(wrong)
+
+
+@pytest.mark.parametrize("cls", [ORJSONSerializer, JsonSerializer])
+def test_a_class_instead_of_an_instance_is_refused(cls):
+    with pytest.raises(ConfigurationError, match=rf"{cls.__name__}\(\)"):
+        as_result_serializer(cls)
+
+
+@every_serializer
+@pytest.mark.parametrize("value", [PLAIN, None, 0, "", [], "nul \0", 2**63 - 1, 1e-7])
+def test_plain_data_comes_back(comes_back, serializer, value):
+    assert comes_back(serializer, value) == value
+
+
+@json_serializer
+def test_json_stands_in_the_json_column_alone(store, serializer):
+    _, row = store(serializer, {"a": [1, 2]})
+    assert orjson.loads(row.columns["return_value"]) == {"a": [1, 2]}
+    assert row.types is None
+    assert row.pickled is None
+
+
+@json_serializer
+@pytest.mark.parametrize("value", [-0.0, 1e16, 1e300, "\0", {"\0": 1}, 1.0, 12345678901234567])
+def test_what_jsonb_would_change_comes_back(comes_back, serializer, value):
+    back = comes_back(serializer, value)
+    assert repr(back) == repr(value)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 10**30, "\ud800"])
+def test_what_only_pythons_json_can_say_comes_back(comes_back, value):
+    assert comes_back(JSONSerializer(), value) == value
+    assert math.isnan(comes_back(JSONSerializer(), [math.nan])[0])
+
+
+def test_keys_that_are_the_same_in_json_end_as_json_ends_them(comes_back):
+    assert comes_back(JSONSerializer(), {1: "a", "1": "b"}) == {"1": "b"}
+
+
+@json_serializer
+def test_the_order_of_keys_is_kept(comes_back, serializer):
+    value = {"zebra": 1, "b": 2, "aa": 3}
+    assert list(comes_back(serializer, value)) == list(value)
+
+
+@binary_serializer
+def test_other_output_stands_in_the_bytea_with_a_readable_preview(store, serializer):
+    _, row = store(serializer, PLAIN)
+    assert orjson.loads(row.columns["return_value"]) == PLAIN
+    assert b"tpjx" in row.pickled
+    assert orjson.loads(row.types) == {
+        "v": 1,
+        "serializer": f"taskiq:{named(serializer)}",
+        "return_value": {"pickle": 0},
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {1: (2, {3})},
+        Invoice(7, datetime(2026, 1, 2, tzinfo=timezone.utc)),
+        Colour.RED,
+        Customer(name="Anna", since=datetime(2026, 1, 2, tzinfo=timezone.utc)),
+        Decimal("1.50"),
+        [math.inf, "\0\ud800"],
+    ],
+    ids=repr,
+)
+def test_pickle_gives_back_the_very_value(comes_back, value):
+    back = comes_back(PickleSerializer(), value)
+    assert back == value
+    assert type(back) is type(value)
+
+
+def test_the_preview_of_a_pickle_can_be_searched(store):
+    _, row = store(PickleSerializer(), Invoice(7, datetime(2026, 1, 2, tzinfo=timezone.utc)))
+    assert orjson.loads(row.columns["return_value"]) == {"number": 7, "at": "2026-01-02T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    "serializer", [s for s in EVERY_SERIALIZER if named(s) != "PickleSerializer"], ids=named
+)
+def test_what_a_serializer_refuses_is_stored_as_jsonable_data(comes_back, serializer):
+    back = comes_back(
+        serializer,
+        [Customer(name="Anna", since=datetime(2026, 1, 2, tzinfo=timezone.utc)), Colour.RED],
+    )
+    assert back == [{"name": "Anna", "since": "2026-01-02T00:00:00Z"}, "red"]
+
+
+@every_serializer
+def test_what_nothing_can_hold_is_stored_as_its_repr_with_a_warning(comes_back, serializer):
+    with pytest.warns(DescribedValueWarning, match="lock"):
+        back = comes_back(serializer, {"kept": 1, "stuck": threading.Lock()})
+    assert back["kept"] == 1
+    assert "lock" in back["stuck"]
+
+
+def test_a_serializer_that_refuses_everything_is_an_encode_error():
+    adapter = as_result_serializer(RefusesEverything())
+    with pytest.raises(ResultEncodeError, match="not int") as caught:
+        adapter.encode({"return_value": 1}, task_id="t7")
+    assert (caught.value.task_id, caught.value.path) == ("t7", "return_value")
+
+
+@pytest.mark.parametrize(
+    "serializer", [s for s in EVERY_SERIALIZER if named(s) != "PickleSerializer"], ids=named
+)
+def test_a_cycle_is_an_encode_error(serializer):
+    value = [1]
+    value.append(value)
+    with pytest.raises(ResultEncodeError) as caught:
+        as_result_serializer(serializer).encode({"return_value": value}, task_id="t")
+    assert caught.value.path == "return_value"
+
+
+def test_pickle_gives_back_a_cycle(comes_back):
+    value = [1]
+    value.append(value)
+    back = comes_back(PickleSerializer(), value)
+    assert back[1] is back
+
+
+@every_serializer
+def test_an_error_is_stored_as_data(jsonb_roundtrip, serializer):
+    adapter = as_result_serializer(serializer)
+    exc = ValueError("no", (1, Decimal("2.5")))
+    row = jsonb_roundtrip(adapter.encode({"return_value": None, "error": exc}, task_id="t"))
+    assert orjson.loads(row.columns["error"])["type"] == "ValueError"
+    back = adapter.decode(row, task_id="t")
+    assert type(back["error"]) is ValueError
+    assert back["error"].args == exc.args
+    assert back["return_value"] is None
+
+
+@every_serializer
+def test_a_row_can_be_read_in_part(jsonb_roundtrip, serializer):
+    adapter = as_result_serializer(serializer)
+    columns = {"return_value": {"a": 1}, "args": [1, "x"], "kwargs": {}, "labels": {"q": 1}}
+    row = jsonb_roundtrip(adapter.encode(columns, task_id="t"))
+    assert adapter.decode(row, task_id="t") == columns
+    for name, value in columns.items():
+        part = EncodedRow({name: row.columns[name]}, row.types, row.pickled)
+        assert adapter.decode(part, task_id="t") == {name: value}
+
+
+def test_a_serializers_own_hooks_run(comes_back):
+    assert comes_back(Hooked(), {"price": Decimal("1.50")}) == {"price": Decimal("1.50")}
+
+
+@every_serializer
+def test_plain_rows_of_another_serializer_are_read(store, serializer):
+    _, row = store(None, {"a": [1, 2]})
+    assert as_result_serializer(serializer).decode(row, task_id="t") == {
+        "return_value": {"a": [1, 2]}
+    }
+
+
+@every_serializer
+def test_typed_rows_of_the_json_serializer_are_read_as_they_were(store, serializer):
+    value = {"at": datetime(2026, 1, 2, tzinfo=timezone.utc), "pair": (1, 2)}
+    _, row = store(None, value)
+    assert as_result_serializer(serializer).decode(row, task_id="t") == {"return_value": value}
+
+
+@json_serializer
+@pytest.mark.parametrize("reader", [None, *EVERY_SERIALIZER], ids=named)
+def test_json_of_a_taskiq_serializer_is_read_by_all(store, serializer, reader):
+    value = {"b": [1, -0.0, "\0"], "a": 1}
+    _, row = store(serializer, value)
+    assert as_result_serializer(reader).decode(row, task_id="t") == {"return_value": value}
+
+
+@pytest.mark.parametrize("reader", [None, ORJSONSerializer(), CBORSerializer()], ids=named)
+def test_bytes_of_another_serializer_name_the_one_that_is_needed(store, reader):
+    _, row = store(MSGPackSerializer(), {"a": (1, 2)})
+    with pytest.raises(ResultDecodeError, match="taskiq:MSGPackSerializer") as caught:
+        as_result_serializer(reader).decode(row, task_id="t7")
+    assert caught.value.task_id == "t7"
+    assert caught.value.plain is not None
+
+
+@binary_serializer
+@pytest.mark.parametrize("damage", [b"", b"tpjx", b"garbage", None])
+def test_damaged_bytes_are_a_decode_error(store, serializer, damage):
+    adapter, row = store(serializer, PLAIN)
+    with pytest.raises(ResultDecodeError):
+        adapter.decode(EncodedRow(row.columns, row.types, damage), task_id="t")
+
+
+@every_serializer
+@pytest.mark.parametrize(
+    "types", [b"{", b"[]", b'{"serializer": 1, "return_value": {"pickle": 9}}']
+)
+def test_a_damaged_sidecar_is_a_decode_error(store, serializer, types):
+    adapter, row = store(serializer, PLAIN)
+    with pytest.raises(ResultDecodeError):
+        adapter.decode(EncodedRow(row.columns, types, row.pickled), task_id="t")
+
+
+def test_a_pickle_is_never_read_by_a_json_serializer(store):
+    _, row = store(PickleSerializer(), {"a": (1, 2)})
+    with pytest.raises(ResultDecodeError):
+        as_result_serializer(JSONSerializer()).decode(row, task_id="t")

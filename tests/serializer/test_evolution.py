@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import sys
+import types
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+
+import orjson
+import pytest
+import samples
+from sameness import same
+
+from taskiq_pg_json import JsonSerializer, TypeRegistry
+from taskiq_pg_json.errors import RemoteError, ResultDecodeError
+from taskiq_pg_json.serializer import UnresolvedTypeWarning
+from taskiq_pg_json.serializer.protocol import EncodedRow
+
+GOLDEN = Path(__file__).parent / "golden"
+PRELUDE = """
+from __future__ import annotations
+import dataclasses, datetime, enum, typing
+from typing import Optional
+import attrs, msgspec, pydantic
+"""
+
+
+@pytest.fixture
+def release(monkeypatch):
+    """Puts a version of the application's module in place, and returns it."""
+
+    def put(source, name="shop_models"):
+        module = types.ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        exec(compile(PRELUDE + source, f"{name}.py", "exec"), vars(module))
+        return module
+
+    return put
+
+
+@pytest.fixture
+def written(jsonb_roundtrip):
+    """A row of one value, stored in real columns and read back."""
+
+    def write(value, serializer=None):
+        row = (serializer or JsonSerializer(fallback=None)).encode(
+            {"return_value": value}, task_id="t"
+        )
+        return jsonb_roundtrip(row)
+
+    return write
+
+
+def read(row, serializer=None):
+    return (serializer or JsonSerializer(fallback=None)).decode(row, task_id="t")["return_value"]
+
+
+KINDS = {
+    "dataclass": ("@dataclasses.dataclass\nclass Order:\n", ""),
+    "slotted": ("@dataclasses.dataclass(slots=True)\nclass Order:\n", ""),
+    "frozen": ("@dataclasses.dataclass(frozen=True)\nclass Order:\n", ""),
+    "attrs": ("@attrs.define\nclass Order:\n", ""),
+    "struct": ("class Order(msgspec.Struct):\n", ""),
+    "model": ("class Order(pydantic.BaseModel):\n", ""),
+    "namedtuple": ("class Order(typing.NamedTuple):\n", ""),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def order(kind, *fields):
+    return KINDS[kind][0] + "".join(f"    {field}\n" for field in fields)
+
+
+@every_kind
+def test_an_added_field_gets_its_default(kind, release, written):
+    row = written(
+        [
+            release(order(kind, "number: int", "at: datetime.datetime")).Order(
+                number=7, at=datetime(2026, 1, 2, tzinfo=timezone.utc)
+            )
+        ]
+    )
+    v2 = release(order(kind, "number: int", "at: datetime.datetime", "note: str = 'none'"))
+    back = read(row)[0]
+    assert type(back) is v2.Order
+    assert (back.number, back.at) == (7, datetime(2026, 1, 2, tzinfo=timezone.utc))
+    assert back.note == "none"
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        ("dataclass", "tags: list = dataclasses.field(default_factory=list)"),
+        ("attrs", "tags: list = attrs.field(factory=list)"),
+        ("struct", "tags: list = msgspec.field(default_factory=list)"),
+        ("model", "tags: list = pydantic.Field(default_factory=list)"),
+    ],
+)
+def test_an_added_field_gets_a_default_of_its_own(kind, field, release, written):
+    v1 = release(order(kind, "number: int"))
+    row = written([v1.Order(number=1), v1.Order(number=2)])
+    release(order(kind, "number: int", field))
+    one, other = read(row)
+    assert one.tags == other.tags == []
+    assert one.tags is not other.tags
+
+
+@every_kind
+def test_an_added_field_without_a_default_leaves_plain_json_and_warns(kind, release, written):
+    row = written(release(order(kind, "number: int")).Order(number=7))
+    release(order(kind, "number: int", "customer: str"))
+    with pytest.warns(UnresolvedTypeWarning, match="customer"):
+        assert read(row) == {"number": 7}
+
+
+@every_kind
+def test_a_removed_field_is_dropped(kind, release, written):
+    row = written(release(order(kind, "number: int", "note: str")).Order(number=7, note="x"))
+    v2 = release(order(kind, "number: int"))
+    back = read(row)
+    assert type(back) is v2.Order
+    assert back.number == 7
+    assert not hasattr(back, "note")
+
+
+@every_kind
+def test_a_renamed_field_is_found_under_its_old_name(kind, release, written):
+    row = written(release(order(kind, "number: int", "sum: int")).Order(number=7, sum=3))
+    v2 = release(order(kind, "number: int", "total: int"))
+    registry = TypeRegistry()
+    registry.register(v2.Order, old_fields={"sum": "total"})
+    back = read(row, JsonSerializer(registry))
+    assert type(back) is v2.Order
+    assert (back.number, back.total) == (7, 3)
+
+
+@every_kind
+def test_a_renamed_and_moved_class_is_found_under_its_old_name(kind, release, written):
+    row = written([release(order(kind, "number: int")).Order(number=7)])
+    release("")
+    moved = release(order(kind, "number: int").replace("Order", "Purchase"), "shop_sales")
+    registry = TypeRegistry()
+    registry.register(moved.Purchase, old_names=["shop_models:Order"])
+    back = read(row, JsonSerializer(registry))[0]
+    assert type(back) is moved.Purchase
+    assert back.number == 7
+
+
+@every_kind
+def test_a_removed_class_leaves_plain_json_and_warns(kind, release, written):
+    row = written({"order": release(order(kind, "number: int")).Order(number=7)})
+    release("")
+    with pytest.warns(UnresolvedTypeWarning, match="shop_models:Order"):
+        assert read(row) == {"order": {"number": 7}}
+    with pytest.raises(ResultDecodeError, match="shop_models:Order") as caught:
+        read(row, JsonSerializer(on_unknown_type="error"))
+    assert caught.value.path == "return_value.order"
+
+
+def test_a_registered_name_outlives_every_move(release, written):
+    registry = TypeRegistry()
+    registry.register(release(order("dataclass", "number: int")).Order, name="order")
+    row = written(sys.modules["shop_models"].Order(7), JsonSerializer(registry))
+    assert b"shop_models" not in row.types
+    release("")
+    moved = release(order("dataclass", "number: int"), "elsewhere")
+    renewed = TypeRegistry()
+    renewed.register(moved.Order, name="order")
+    assert read(row, JsonSerializer(renewed)) == moved.Order(7)
+
+
+def test_a_removed_enum_member_leaves_its_value_and_warns(release, written):
+    v1 = release("class Colour(enum.Enum):\n    RED = 'red'\n    BLUE = 'blue'\n")
+    row = written([v1.Colour.RED, v1.Colour.BLUE])
+    v2 = release("class Colour(enum.Enum):\n    RED = 'red'\n")
+    with pytest.warns(UnresolvedTypeWarning, match="shop_models:Colour"):
+        assert read(row) == [v2.Colour.RED, "blue"]
+
+
+def test_a_class_that_became_another_kind_leaves_plain_json_and_warns(release, written):
+    row = written(release(order("dataclass", "number: int")).Order(7))
+    release("class Order(enum.Enum):\n    SEVEN = 7\n")
+    with pytest.warns(UnresolvedTypeWarning):
+        assert read(row) == {"number": 7}
+
+
+def test_a_changed_model_is_validated(release, written):
+    row = written(release(order("model", "number: int")).Order(number=7))
+    release(order("model", "number: int = pydantic.Field(gt=10)", "note: str = 'none'"))
+    with pytest.warns(UnresolvedTypeWarning, match="greater than 10"):
+        assert read(row) == {"number": 7}
+
+
+def test_an_exceptions_class_is_found_under_its_old_name(release, jsonb_roundtrip):
+    v1 = release("class PaymentError(Exception):\n    pass\n")
+    row = jsonb_roundtrip(JsonSerializer().encode({"error": v1.PaymentError("no", 7)}, task_id="t"))
+    release("")
+    lost = JsonSerializer().decode(row, task_id="t")["error"]
+    assert isinstance(lost, RemoteError)
+    moved = release("class DeclinedError(Exception):\n    pass\n", "shop_sales")
+    registry = TypeRegistry()
+    registry.register(moved.DeclinedError, old_names=["shop_models:PaymentError"])
+    back = JsonSerializer(registry).decode(row, task_id="t")["error"]
+    assert type(back) is moved.DeclinedError
+    assert back.args == ("no", 7)
+
+
+@pytest.mark.parametrize(
+    ("library", "make", "plain"),
+    [
+        ("numpy", lambda numpy: numpy.array([[1, 2]], dtype="int16"), [[1, 2]]),
+        ("numpy", lambda numpy: numpy.float64(1.5), 1.5),
+        ("pandas", lambda pandas: pandas.Timestamp("2026-01-02", tz="UTC"), None),
+    ],
+)
+def test_a_library_that_the_reader_lacks_leaves_plain_json_and_warns(
+    library, make, plain, written, monkeypatch
+):
+    module = pytest.importorskip(library)
+    row = written({"kept": 1, "value": make(module)})
+    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.warns(UnresolvedTypeWarning):
+        back = read(row)
+    assert back["kept"] == 1
+    if plain is not None:
+        assert back["value"] == plain
+
+
+GOLDEN_VALUES = {
+    "plain": {"a": [1, -2.5, "é", None, True], "b": {}},
+    "times": [
+        datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=timezone.utc),
+        datetime(2026, 1, 2),  # noqa: DTZ001 - naive on purpose
+        samples.Invoice(datetime(2026, 1, 2, tzinfo=timezone.utc), Decimal("9.90"), "paid"),
+    ],
+    "numbers": [Decimal("1.50"), 10**30, -0.0, float("inf"), 1e16, 3 + 4j],
+    "keys": {1: "a", "1": "b", (1, 2): {3}, None: b"\x00\xff", samples.Colour.RED: frozenset()},
+    "text": ["nul \0", "lone \ud800", {"\0": "\\u0000"}],
+    "order": {"zebra": 1, "b": {"y": 1, "x": 2}, "aa": [(1, 2), {"c", "d"}]},
+    "classes": [
+        samples.Point(1.5, 2),
+        samples.Colour.RED,
+        samples.Bits.A | samples.Bits.B,
+        samples.Customer(name="Anna", address=samples.Address(street="Elm", zip="12345"), vip=True),
+        samples.Tags([1, (2,)]),
+        samples.Reading("s1", Decimal(3)),
+        samples.Parcel(2),
+        samples.Pair(1, 2),
+    ],
+}
+
+
+def golden_error():
+    exc = OSError(2, "No such file", "orders.csv")
+    exc.order = samples.Point(1, 2)
+    exc.__cause__ = exc.__context__ = KeyError("sku")
+    return exc
+
+
+def stored_golden(name):
+    stored = orjson.loads((GOLDEN / f"{name}.json").read_bytes())
+    return EncodedRow(
+        {column: orjson.dumps(value) for column, value in stored["columns"].items()},
+        None if stored["types"] is None else orjson.dumps(stored["types"]),
+    )
+
+
+@pytest.mark.parametrize("name", GOLDEN_VALUES)
+def test_a_row_of_version_1_is_read_for_ever(name):
+    assert same(read(stored_golden(name)), GOLDEN_VALUES[name])
+
+
+def test_an_error_of_version_1_is_read_for_ever():
+    back = JsonSerializer().decode(stored_golden("error"), task_id="t")["error"]
+    assert type(back) is FileNotFoundError
+    assert str(back) == "[Errno 2] No such file: 'orders.csv'"
+    assert back.order == samples.Point(1, 2)
+    assert repr(back.__cause__) == "KeyError('sku')"
+    assert back.__context__ is back.__cause__
+    frame = back.__traceback__.tb_frame
+    assert frame.f_code.co_name == "charge\n    gateway.pay(order)"

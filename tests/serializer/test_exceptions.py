@@ -1,0 +1,884 @@
+from __future__ import annotations
+
+import asyncio
+import builtins
+import concurrent.futures
+import copy
+import gc
+import json
+import logging
+import pickle
+import subprocess
+import sys
+import threading
+import traceback
+import uuid
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import ClassVar
+
+import orjson
+import psycopg
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic_core import PydanticCustomError
+from taskiq.exceptions import TaskiqResultTimeoutError
+
+from taskiq_pg_json import JsonSerializer
+from taskiq_pg_json.errors import RemoteError, ResultDecodeError
+from taskiq_pg_json.serializer.exceptions.fingerprint import generic_message
+from taskiq_pg_json.serializer.protocol import EncodedRow
+
+Group = getattr(builtins, "ExceptionGroup", None)
+BaseGroup = getattr(builtins, "BaseExceptionGroup", None)
+
+needs_groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="groups came with 3.11")
+needs_notes = pytest.mark.skipif(sys.version_info < (3, 11), reason="add_note came with 3.11")
+
+
+class PaymentError(Exception):
+    """Its constructor cannot be called with its ``args``."""
+
+    constructed = 0
+
+    def __init__(self, order_id, *, amount, currency="EUR"):
+        type(self).constructed += 1
+        super().__init__(f"order {order_id} could not be paid")
+        self.order_id = order_id
+        self.amount = amount
+        self.currency = currency
+
+
+class SlottedError(ValueError):
+    __slots__ = ("__private", "code")
+
+    def __init__(self, code, private):
+        super().__init__(code)
+        self.code = code
+        self.__private = private
+
+    @property
+    def private(self):
+        return self.__private
+
+
+class HostileError(Exception):
+    """Everything that another author's class may do to whoever looks at it."""
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+    def __setattr__(self, name, value):
+        raise RuntimeError(name)
+
+    @property
+    def args(self):
+        raise RuntimeError("no args")
+
+
+class WatchedError(Exception):
+    """Notes every call that rebuilding must not make."""
+
+    calls: ClassVar[list[str]] = []
+
+    def __new__(cls, *args):
+        cls.calls.append("__new__")
+        return super().__new__(cls, *args)
+
+    def __init__(self, *args):
+        self.calls.append("__init__")
+        super().__init__(*args)
+
+    def __setattr__(self, name, value):
+        self.calls.append("__setattr__")
+        super().__setattr__(name, value)
+
+    def __setstate__(self, state):
+        self.calls.append("__setstate__")
+
+    def __reduce__(self):
+        self.calls.append("__reduce__")
+        return super().__reduce__()
+
+
+class Unreprable:
+    def __repr__(self):
+        raise ValueError("no repr")
+
+    def __reduce__(self):
+        raise ValueError("no pickle")
+
+
+class Order(pydantic.BaseModel):
+    number: int
+    amount: int = pydantic.Field(gt=3)
+    customer: str
+
+    @pydantic.field_validator("customer")
+    @classmethod
+    def _known(cls, value):
+        raise ValueError("nobody knows " + value)
+
+
+class Discreet(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(hide_input_in_errors=True)
+    card: int
+
+
+class Peculiar(pydantic.BaseModel):
+    size: int
+
+    @pydantic.field_validator("size", mode="before")
+    @classmethod
+    def _never(cls, value):
+        raise PydanticCustomError("shop_size", "{size} }{ is no size", {"size": value})
+
+
+@pytest.fixture(scope="module")
+def serializer():
+    return JsonSerializer()
+
+
+@pytest.fixture
+def stored(serializer, jsonb_roundtrip):
+    """Encodes an exception, stores it in real columns, and returns the row read back."""
+
+    def store(exc):
+        return jsonb_roundtrip(serializer.encode({"error": exc}, task_id="t"))
+
+    return store
+
+
+@pytest.fixture
+def comes_back(serializer, stored):
+    return lambda exc: serializer.decode(stored(exc), task_id="t")["error"]
+
+
+@pytest.fixture
+def as_json(stored):
+    return lambda exc: orjson.loads(stored(exc).columns["error"])
+
+
+def raised(exc, cause=None):
+    if cause is not None:
+        exc.__cause__ = cause
+    with pytest.raises(type(exc)) as caught:
+        raise exc
+    return caught.value
+
+
+def formatted(exc):
+    return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+
+
+def same_error(one, other, seen=()):
+    """Whether nothing that a user sees tells the two apart, their frames aside."""
+    if one is None or other is None or id(one) in seen:
+        return one is other or id(one) in seen
+    seen = (*seen, id(one))
+    return (
+        type(one) is type(other)
+        and str(one) == str(other)
+        and repr(one) == repr(other)
+        and getattr(one, "__notes__", None) == getattr(other, "__notes__", None)
+        and one.__suppress_context__ == other.__suppress_context__
+        and same_error(one.__cause__, other.__cause__, seen)
+        and same_error(one.__context__, other.__context__, seen)
+        and {k: repr(v) for k, v in vars(one).items()}
+        == {k: repr(v) for k, v in vars(other).items()}
+        and len(getattr(one, "exceptions", ())) == len(getattr(other, "exceptions", ()))
+        and all(
+            same_error(a, b, seen)
+            for a, b in zip(
+                getattr(one, "exceptions", ()), getattr(other, "exceptions", ()), strict=True
+            )
+        )
+    )
+
+
+BUILTINS = [
+    ValueError(),
+    ValueError("one", 2, ("three", 4.0)),
+    KeyError("k"),
+    OSError("only text"),
+    FileNotFoundError(2, "No such file", "/etc/nothing"),
+    OSError(18, "Cross-device link", "a", None, "b"),
+    BlockingIOError(11, "try again", 3),
+    ConnectionResetError(104, "reset"),
+    UnicodeDecodeError("utf-8", b"\xff\x00", 0, 1, "invalid start byte"),
+    UnicodeEncodeError("ascii", "\ud800\u1234", 1, 2, "not ASCII"),
+    UnicodeTranslateError("\u1234", 0, 1, "no"),
+    StopIteration(3),
+    StopAsyncIteration(3),
+    SystemExit(2),
+    SystemExit("bye"),
+    KeyboardInterrupt(),
+    GeneratorExit(),
+    asyncio.CancelledError("timeout"),
+    asyncio.IncompleteReadError(b"ab", 5),
+    TimeoutError("late"),
+    ImportError("no module", name="shop", path="/srv/shop.py"),
+    ModuleNotFoundError("no module", name="shop"),
+    SyntaxError("bad", ("shop.py", 3, 7, "x = = 1", 3, 8)),
+    AttributeError("no such attribute", name="price", obj=None),
+    NameError("not defined", name="price"),
+    RecursionError("deep"),
+    NotImplementedError(),
+    UserWarning("careful"),
+    json.JSONDecodeError("Expecting value", '{"a": }', 6),
+    concurrent.futures.BrokenExecutor("gone"),
+]
+
+
+@pytest.mark.parametrize("exc", BUILTINS, ids=lambda exc: type(exc).__name__)
+def test_a_built_in_exception_comes_back_as_it_was(comes_back, exc):
+    back = comes_back(exc)
+    assert same_error(back, exc)
+    assert back.args == exc.args
+
+
+@pytest.mark.parametrize(
+    ("exc", "names"),
+    [
+        (FileNotFoundError(2, "No such file", "f"), ["errno", "strerror", "filename", "filename2"]),
+        (OSError(18, "x", "a", None, "b"), ["filename", "filename2"]),
+        (BlockingIOError(11, "again", 3), ["characters_written"]),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "r"), ["encoding", "object", "start", "end"]),
+        (StopIteration(3), ["value"]),
+        (SystemExit(4), ["code"]),
+        (ImportError("m", name="n", path="p"), ["msg", "name", "path"]),
+        (SyntaxError("bad", ("f", 1, 2, "t")), ["msg", "filename", "lineno", "offset", "text"]),
+        (AttributeError("m", name="n", obj="text"), ["name", "obj"]),
+        (NameError("m", name="n"), ["name"]),
+        (json.JSONDecodeError("m", "doc", 1), ["msg", "doc", "pos", "lineno", "colno"]),
+    ],
+)
+def test_what_an_exception_keeps_in_c_comes_back(comes_back, exc, names):
+    back = comes_back(exc)
+    assert [getattr(back, name) for name in names] == [getattr(exc, name) for name in names]
+
+
+def test_the_object_of_an_attribute_error_is_kept_only_when_it_is_plain(comes_back, as_json):
+    exc = AttributeError("no", name="price", obj=threading.Lock())
+    assert "obj" not in as_json(exc)["attrs"]
+    assert comes_back(exc).name == "price"
+
+
+def test_a_custom_constructor_is_not_called(comes_back):
+    exc = PaymentError(7, amount=Decimal("9.90"))
+    before = PaymentError.constructed
+    back = comes_back(exc)
+    assert PaymentError.constructed == before
+    assert type(back) is PaymentError
+    assert str(back) == "order 7 could not be paid"
+    assert (back.order_id, back.amount, back.currency) == (7, Decimal("9.90"), "EUR")
+
+
+def test_no_code_of_the_class_runs(comes_back):
+    exc = WatchedError(1, 2)
+    exc.extra = datetime(2026, 1, 2, tzinfo=timezone.utc)
+    WatchedError.calls.clear()
+    back = comes_back(exc)
+    assert WatchedError.calls == []
+    assert (back.args, back.extra) == ((1, 2), exc.extra)
+
+
+def test_slots_come_back(comes_back):
+    back = comes_back(SlottedError({1, 2}, Decimal("1.50")))
+    assert (back.code, back.private) == ({1, 2}, Decimal("1.50"))
+
+
+def test_an_unset_slot_stays_unset(comes_back):
+    exc = SlottedError(1, 2)
+    del exc.code
+    assert not hasattr(comes_back(exc), "code")
+
+
+def test_typed_arguments_and_attributes_come_back(comes_back):
+    exc = ValueError((1, 2), {3}, uuid.UUID(int=5))
+    exc.at = datetime(2026, 1, 2, 3, 4, tzinfo=timezone.utc)
+    back = comes_back(exc)
+    assert back.args == exc.args
+    assert back.at == exc.at
+
+
+def test_taskiqs_own_errors_come_back(comes_back):
+    back = comes_back(TaskiqResultTimeoutError(timeout=1.5))
+    assert back.timeout == 1.5
+    assert str(back) == str(TaskiqResultTimeoutError(timeout=1.5))
+
+
+@needs_notes
+def test_notes_come_back(comes_back, as_json):
+    exc = ValueError("x")
+    exc.add_note("while charging order 7")
+    exc.add_note("\0 and \ud800")
+    assert comes_back(exc).__notes__ == exc.__notes__
+    assert as_json(exc)["notes"][0] == "while charging order 7"
+
+
+def test_an_exception_without_notes_gets_none(comes_back):
+    assert not hasattr(comes_back(ValueError("x")), "__notes__")
+
+
+def test_a_cause_comes_back_and_is_the_context_too(comes_back, as_json):
+    try:
+        try:
+            {}["sku"]
+        except KeyError as cause:
+            raise PaymentError(1, amount=2) from cause
+    except PaymentError as caught:
+        exc = caught
+    back = comes_back(exc)
+    assert type(back.__cause__) is KeyError
+    assert back.__context__ is back.__cause__
+    assert back.__suppress_context__
+    assert as_json(exc).keys().isdisjoint({"context", "suppress_context"})
+
+
+def test_a_cause_without_a_context_comes_back_without_one(comes_back):
+    exc = raised(ValueError("x"), cause=KeyError("k"))
+    exc.__context__ = None
+    back = comes_back(exc)
+    assert type(back.__cause__) is KeyError
+    assert back.__context__ is None
+
+
+def test_a_context_comes_back(comes_back):
+    try:
+        try:
+            {}["sku"]
+        except KeyError:
+            raise ValueError("x")  # noqa: B904 - the context alone is wanted
+    except ValueError as caught:
+        exc = caught
+    back = comes_back(exc)
+    assert same_error(back, exc)
+    assert back.__cause__ is None
+    assert not back.__suppress_context__
+
+
+@pytest.mark.parametrize("suppressed", [True, False])
+def test_suppress_context_comes_back(comes_back, suppressed):
+    exc = raised(ValueError("x"), cause=KeyError("k"))
+    exc.__suppress_context__ = suppressed
+    assert comes_back(exc).__suppress_context__ is suppressed
+    alone = ValueError("x")
+    alone.__suppress_context__ = suppressed
+    assert comes_back(alone).__suppress_context__ is suppressed
+
+
+def test_a_cycle_comes_back_as_a_cycle(comes_back, as_json):
+    one, other = ValueError("one"), KeyError("other")
+    one.__context__, other.__context__ = other, one
+    back = comes_back(one)
+    assert back.__context__.__context__ is back
+    assert as_json(one)["context"]["context"] == {"same_as": "$"}
+
+
+def test_an_error_met_twice_is_stored_once_and_comes_back_as_one(comes_back, stored):
+    exc = root = ValueError("root")
+    for depth in range(40):
+        outer = KeyError(depth)
+        outer.__cause__, outer.__context__ = exc, ValueError("aside")
+        outer.__context__.__context__ = exc
+        exc = outer
+    assert len(stored(exc).columns["error"]) < 20_000
+    back = comes_back(exc)
+    assert back.__cause__ is back.__context__.__context__
+    assert str(root) == "root"
+
+
+def test_a_very_long_chain_is_cut_and_says_so(comes_back, as_json):
+    exc = None
+    for number in range(5000):
+        outer = ValueError(number)
+        outer.__context__ = exc
+        exc = outer
+    back, plain, links = comes_back(exc), as_json(exc), 0
+    while back is not None:
+        last, back, links = back, back.__context__, links + 1
+        plain = plain.get("context", plain)
+    assert links > 25
+    assert plain["truncated"] is True
+    assert str(last) == plain["message"] == str(5000 - links)
+
+
+@needs_groups
+@pytest.mark.parametrize("members", [list, tuple])
+def test_a_group_comes_back_with_its_members(comes_back, as_json, members):
+    inner = Group("inner", members([raised(PaymentError(1, amount=2)), KeyError("k")]))
+    exc = raised(Group("outer", members([inner, TimeoutError()])))
+    back = comes_back(exc)
+    assert same_error(back, exc)
+    assert type(back.args[1]) is members
+    assert back.args[1][0] is back.exceptions[0]
+    plain = as_json(exc)
+    assert plain["args"][0] == "outer"
+    assert [child["type"] for child in plain["children"]] == ["ExceptionGroup", "TimeoutError"]
+    matched, rest = back.split(PaymentError)
+    assert matched.exceptions[0].exceptions[0].amount == 2
+    assert len(rest.exceptions) == 2
+
+
+@needs_groups
+def test_a_base_group_comes_back(comes_back):
+    exc = BaseGroup("g", [KeyboardInterrupt(), SystemExit(1)])
+    back = comes_back(exc)
+    assert type(back) is BaseGroup
+    assert same_error(back, exc)
+
+
+if sys.version_info >= (3, 11):
+
+    class BatchError(Group):
+        """A group whose constructor is its own."""
+
+        def __new__(cls, members, batch):
+            self = super().__new__(cls, f"batch {batch}", members)
+            self.batch = batch
+            return self
+
+        def __init__(self, members, batch):
+            super().__init__(members, batch)
+
+
+@needs_groups
+def test_a_group_with_its_own_constructor_comes_back(comes_back):
+    exc = BatchError([ValueError(1), ValueError(2)], 7)
+    back = comes_back(exc)
+    assert type(back) is BatchError
+    assert (back.message, back.batch, len(back.exceptions)) == ("batch 7", 7, 2)
+    assert str(back) == str(exc)
+
+
+@needs_groups
+def test_a_member_that_is_also_the_cause_stays_one_object(comes_back):
+    member = ValueError("both")
+    exc = raised(Group("g", [member]), cause=member)
+    back = comes_back(exc)
+    assert back.exceptions[0] is back.__cause__
+
+
+async def test_a_task_group_failure_comes_back(comes_back):
+    if sys.version_info < (3, 11):
+        pytest.skip("TaskGroup came with 3.11")
+
+    async def fail():
+        raise PaymentError(1, amount=2)
+
+    with pytest.raises(BaseGroup) as caught:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+    assert same_error(comes_back(caught.value), caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        (Order, {"number": "x", "amount": 1, "customer": "me"}),
+        (Order, {"number": None}),
+        (Peculiar, {"size": {"size": "}{"}}),
+    ],
+)
+def test_a_validation_error_comes_back(comes_back, model, data):
+    with pytest.raises(pydantic.ValidationError) as caught:
+        model(**data)
+    back = comes_back(caught.value)
+    assert type(back) is pydantic.ValidationError
+    assert str(back) == str(caught.value)
+    assert [e["input"] for e in back.errors()] == [e["input"] for e in caught.value.errors()]
+    assert [e["loc"] for e in back.errors()] == [e["loc"] for e in caught.value.errors()]
+
+
+def test_an_input_that_a_model_hides_does_not_reach_the_database(comes_back, stored):
+    number = f"4111-{1111}"
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Discreet(card=number)
+    assert number.encode() not in stored(caught.value).columns["error"]
+    assert str(comes_back(caught.value)) == str(caught.value)
+
+
+def test_an_error_of_postgresql_comes_back_with_its_diagnostics(comes_back, as_json, admin):
+    admin.execute("CREATE TEMPORARY TABLE taken (id int CONSTRAINT only_once PRIMARY KEY)")
+    admin.execute("INSERT INTO taken VALUES (1)")
+    with pytest.raises(psycopg.errors.UniqueViolation) as caught:
+        admin.execute("INSERT INTO taken VALUES (1)")
+    exc = caught.value
+    back = comes_back(exc)
+    assert type(back) is psycopg.errors.UniqueViolation
+    assert (str(back), back.sqlstate) == (str(exc), "23505")
+    assert back.diag.constraint_name == "only_once"
+    assert back.diag.message_detail == exc.diag.message_detail
+    assert back.pgresult is None
+    assert as_json(exc)["attrs"]["diag"]["constraint_name"] == "only_once"
+
+
+def test_an_exception_in_a_value_comes_back(serializer, jsonb_roundtrip):
+    value = [{"failed": raised(PaymentError(1, amount=2))}, KeyError("k")]
+    row = jsonb_roundtrip(serializer.encode({"return_value": value}, task_id="t"))
+    back = serializer.decode(row, task_id="t")["return_value"]
+    assert same_error(back[0]["failed"], value[0]["failed"])
+    assert same_error(back[1], value[1])
+
+
+def test_an_exception_among_its_own_arguments_is_stored(comes_back):
+    exc = ValueError("self")
+    exc.args = ("self", exc)
+    exc.me = exc
+    back = comes_back(exc)
+    assert type(back) is ValueError
+    assert back.args[0] == "self"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_does_not_encode_is_stored_as_its_repr(comes_back):
+    lock = threading.Lock()
+    exc = ValueError("stuck", lock, {"deep": [lock, Decimal("1.5")]})
+    exc.gone, exc.kept = Unreprable(), {1, 2}
+    back = comes_back(exc)
+    assert back.args[0] == "stuck"
+    assert "lock" in back.args[1]
+    assert "lock" in back.args[2]["deep"][0]
+    assert back.args[2]["deep"][1] == Decimal("1.5")
+    assert "Unreprable" in back.gone
+    assert back.kept == {1, 2}
+
+
+def test_a_hostile_class_is_stored(comes_back):
+    back = comes_back(HostileError(1))
+    assert type(back) is HostileError
+    assert BaseException.__dict__["args"].__get__(back) == (1,)
+
+
+def test_an_error_raised_where_the_stack_ends_is_stored(comes_back):
+    def recurse(depth):
+        return recurse(depth + 1)
+
+    with pytest.raises(RecursionError) as caught:
+        recurse(0)
+    assert same_error(comes_back(caught.value), caught.value)
+
+
+@pytest.mark.parametrize("text", ["nul \0", "lone \ud800", "x" * 1_000_000])
+def test_any_message_is_stored(comes_back, text):
+    back = comes_back(raised(ValueError(text)))
+    assert str(back) == text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_many_arguments_of_which_one_does_not_encode_are_cut(comes_back):
+    back = comes_back(ValueError(*range(500), threading.Lock()))
+    assert back.args == tuple(range(100))
+
+
+@pytest.mark.parametrize("max_bytes", [5_000, 100_000])
+def test_an_error_too_large_for_its_row_is_cut_short(max_bytes):
+    serializer = JsonSerializer(max_bytes=max_bytes)
+    exc = raised(PaymentError("x" * 200_000, amount=[1, 2]), cause=KeyError("sku"))
+    exc.payload = b"y" * 200_000
+    row = serializer.encode({"error": exc, "args": [1]}, task_id="t")
+    assert len(row.columns["error"]) < 100_000
+    back = serializer.decode(row, task_id="t")["error"]
+    assert type(back) is PaymentError
+    assert str(back).startswith("order xxxx")
+
+
+def test_the_json_is_what_a_person_would_write(as_json):
+    plain = as_json(raised(PaymentError(7, amount=Decimal("9.90"))))
+    text, fingerprint = plain.pop("traceback"), plain.pop("fingerprint")
+    assert plain == {
+        "type": "PaymentError",
+        "module": "test_exceptions",
+        "message": "order 7 could not be paid",
+        "args": ["order 7 could not be paid"],
+        "attrs": {"order_id": 7, "amount": "9.90", "currency": "EUR"},
+    }
+    assert text.startswith("Traceback (most recent call last):\n")
+    assert text.endswith("\ntest_exceptions.PaymentError: order 7 could not be paid\n")
+    assert len(fingerprint) == 16
+
+
+def charge():
+    raise PaymentError(7, amount=1)
+
+
+def test_the_remote_frames_are_seen_when_it_is_raised_again(comes_back):
+    with pytest.raises(PaymentError) as caught:
+        charge()
+    back = comes_back(caught.value)
+    text = formatted(raised(back))
+    assert f'File "<remote:{__file__}>", line {charge.__code__.co_firstlineno + 1}' in text
+    assert "in charge\n    raise PaymentError(7, amount=1)\n" in text
+    assert text.index("in raised\n") < text.index("in charge\n")
+    assert text.endswith("PaymentError: order 7 could not be paid\n")
+
+
+def test_the_remote_frames_of_a_cause_are_seen_too(comes_back):
+    with pytest.raises(ValueError, match="outer") as caught:
+        raise ValueError("outer") from raised(PaymentError(1, amount=2))
+    text = formatted(comes_back(caught.value))
+    assert text.count("<remote:") == 2
+    assert "The above exception was the direct cause" in text
+
+
+def test_logging_shows_the_remote_frames(comes_back, caplog):
+    exc = comes_back(raised(PaymentError(1, amount=2)))
+    logging.getLogger("shop").error("failed", exc_info=exc)
+    assert "<remote:" in caplog.text
+
+
+def test_the_interpreter_shows_the_remote_frames(stored):
+    row = stored(raised(KeyError("sku")))
+    program = (
+        "import sys; from taskiq_pg_json import JsonSerializer;"
+        "from taskiq_pg_json.serializer.protocol import EncodedRow;"
+        f"row = EncodedRow({dict(row.columns)!r}, {row.types!r});"
+        "raise JsonSerializer().decode(row, task_id='t')['error']"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "in raised\n    raise exc\n" in ended.stderr
+    assert ended.stderr.rstrip().endswith("KeyError: 'sku'")
+
+
+def test_an_error_that_was_never_raised_has_no_traceback(comes_back, as_json):
+    assert "traceback" not in as_json(ValueError("x"))
+    assert comes_back(ValueError("x")).__traceback__ is None
+
+
+def test_a_remote_error_raised_in_another_worker_keeps_the_first_frames(comes_back):
+    once = raised(comes_back(raised(PaymentError(1, amount=2))))
+    twice = formatted(comes_back(once))
+    assert twice.count("in raised\n") == 2
+    assert "<remote:<remote:" not in twice
+
+
+def test_a_long_traceback_is_cut_in_the_middle(as_json):
+    def sideways(depth):
+        down(depth)
+
+    def down(depth):
+        if depth == 0:
+            raise ValueError("bottom")
+        (down if depth % 2 else sideways)(depth - 1)
+
+    with pytest.raises(ValueError, match="bottom") as caught:
+        down(400)
+    text = as_json(caught.value)["traceback"]
+    assert "frames left out" in text
+    assert 'raise ValueError("bottom")' in text
+    assert len(text) < 33_000
+
+
+async def test_the_frames_above_the_task_are_left_out(as_json):
+    from taskiq import InMemoryBroker
+
+    broker = InMemoryBroker()
+
+    @broker.task
+    async def pay():
+        charge()
+
+    @broker.task
+    def pay_in_a_thread():
+        charge()
+
+    for task in (pay, pay_in_a_thread):
+        result = await (await task.kiq()).wait_result()
+        text = as_json(result.error)["traceback"]
+        assert "receiver.py" not in text
+        assert "thread.py" not in text
+        assert "in charge\n" in text
+
+
+def test_a_decoded_traceback_keeps_nothing_alive(comes_back):
+    class Heavy:
+        pass
+
+    heavy = Heavy()
+    alive = [heavy]
+    back = comes_back(raised(ValueError(str(len(alive)))))
+    frame = back.__traceback__.tb_frame
+    assert frame.f_back is None
+    assert frame.f_locals == {}
+    assert gc.is_tracked(back)
+
+
+def local_class():
+    class VanishedError(LookupError):
+        pass
+
+    return VanishedError
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_unknown_class_comes_back_as_a_remote_error_of_its_name(comes_back):
+    exc = raised(local_class()("gone", Decimal("1.5")), cause=KeyError("k"))
+    exc.order_id = 7
+    back = comes_back(exc)
+    assert isinstance(back, RemoteError)
+    assert type(back).__name__ == "VanishedError"
+    assert back.type_name == "test_exceptions.local_class.<locals>.VanishedError"
+    assert (str(back), back.args, back.order_id) == (str(exc), exc.args, 7)
+    assert type(back.__cause__) is KeyError
+    assert back.plain["attrs"] == {"order_id": 7}
+    assert "VanishedError: ('gone'" in formatted(back)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_remote_error_is_stored_copied_and_pickled_as_the_error_that_it_stands_for(comes_back):
+    exc = local_class()("gone", 1)
+    exc.order_id = 7
+    back = comes_back(exc)
+    for twin in (comes_back(back), copy.copy(back), pickle.loads(pickle.dumps(back))):
+        assert type(twin) is type(back)
+        assert (str(twin), twin.args, twin.order_id) == (str(back), ("gone", 1), 7)
+        assert twin.type_name == back.type_name
+
+
+@needs_groups
+@pytest.mark.filterwarnings("ignore")
+def test_a_group_of_an_unknown_class_comes_back_with_its_members(comes_back):
+    class LostError(Group):
+        pass
+
+    back = comes_back(LostError("lost", [ValueError(1), local_class()(2)]))
+    assert isinstance(back, RemoteError)
+    assert type(back.exceptions[0]) is ValueError
+    assert isinstance(back.exceptions[1], RemoteError)
+
+
+def test_an_error_whose_sidecar_is_gone_still_comes_back_as_an_error(serializer, stored):
+    row = stored(PaymentError(7, amount=1))
+    back = serializer.decode(EncodedRow(row.columns), task_id="t")["error"]
+    assert isinstance(back, RemoteError)
+    assert str(back) == "order 7 could not be paid"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"message": 1},
+        {"args": {"a": 1}},
+        {"attrs": [1]},
+        {"children": {}},
+        {"cause": "KeyError"},
+        {"cause": {"same_as": "$.nowhere"}},
+        {"cause": {"same_as": 1}},
+        {"children": [{"same_as": "$"}]},
+    ],
+)
+def test_damage_is_a_decode_error(serializer, stored, damage):
+    row = stored(ValueError("x"))
+    plain = orjson.loads(row.columns["error"]) | damage
+    damaged = EncodedRow({"error": orjson.dumps(plain)}, row.types)
+    with pytest.raises(ResultDecodeError):
+        serializer.decode(damaged, task_id="t")
+
+
+def test_state_that_a_class_refuses_ends_in_a_remote_error(serializer, stored):
+    row = stored(UnicodeDecodeError("utf-8", b"a", 0, 1, "r"))
+    plain = orjson.loads(row.columns["error"])
+    plain["attrs"]["start"] = -(2**40)
+    back = serializer.decode(EncodedRow({"error": orjson.dumps(plain)}, row.types), task_id="t")
+    assert isinstance(back["error"], RemoteError)
+
+
+@pytest.mark.parametrize(
+    ("message", "generic"),
+    [
+        ("order 17 of 2026-01-02 failed after 3.5s", "order # of ### failed after #s"),
+        ("no user 0b1c8f3e-6f0a-4f7e-9d3c-0123456789ab", "no user #"),
+        ("<Lock object at 0x7f3a2b>", "<Lock object at #>"),
+        ("digest deadbeef01234567 differs", "digest # differs"),
+        ("column \"price\" of relation 'orders'", "column '' of relation ''"),
+        ("can't open the user's file 'a.txt'", "can't open the user's file ''"),
+        ("defaced facade", "defaced facade"),
+    ],
+)
+def test_a_message_is_made_generic(message, generic):
+    assert generic_message(message) == generic
+
+
+def fails_with(message):
+    raise ValueError(message)
+
+
+def fails_elsewhere(message):
+    raise ValueError(message)
+
+
+def fingerprint_of(as_json, function, *args):
+    with pytest.raises(LookupError if not args else ValueError) as caught:
+        function(*args)
+    return as_json(caught.value)["fingerprint"]
+
+
+def test_the_same_failure_has_the_same_fingerprint(as_json):
+    first = fingerprint_of(as_json, fails_with, "no order 17 for 'anna'")
+    assert first == fingerprint_of(as_json, fails_with, "no order 4711 for 'bob'")
+    assert first != fingerprint_of(as_json, fails_with, "no customer 17")
+    assert first != fingerprint_of(as_json, fails_elsewhere, "no order 17 for 'anna'")
+    assert first != fingerprint_of(as_json, lambda: {}["k"])
+
+
+@needs_groups
+def test_the_fingerprint_of_a_group_depends_on_its_members(as_json):
+    def group(*members):
+        return as_json(Group("g", list(members)))["fingerprint"]
+
+    assert group(ValueError("a 1"), ValueError("a 2")) == group(ValueError("a 3"))
+    assert group(ValueError("a 1")) != group(KeyError("a 1"))
+
+
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(st.characters(codec=None), max_size=20),
+    st.binary(max_size=20),
+    st.decimals(allow_nan=False),
+    st.datetimes(timezones=st.just(timezone.utc)),
+    st.tuples(st.integers(), st.text(max_size=3)),
+)
+
+
+@st.composite
+def errors(draw, depth=3):
+    make = draw(
+        st.sampled_from([ValueError, KeyError, OSError, RuntimeError, StopIteration, LookupError])
+    )
+    exc = make(*draw(st.lists(values, max_size=4)))
+    exc.__dict__.update(draw(st.dictionaries(st.text(max_size=5), values, max_size=3)))
+    if depth:
+        relatives = st.one_of(st.none(), errors(depth=depth - 1))
+        exc.__context__ = draw(relatives)
+        exc.__cause__ = draw(st.one_of(st.just(exc.__context__), relatives))
+        exc.__suppress_context__ = draw(st.booleans())
+    return draw(st.sampled_from([exc, raised_plain(exc)]))
+
+
+def raised_plain(exc):
+    """Raised, with its context as it was."""
+    context = exc.__context__
+    raised(exc)
+    exc.__context__ = context
+    return exc
+
+
+@given(exc=errors())
+def test_any_tree_of_errors_comes_back(serializer, jsonb_roundtrip, exc):
+    row = jsonb_roundtrip(serializer.encode({"error": exc}, task_id="t"))
+    back = serializer.decode(row, task_id="t")["error"]
+    assert same_error(back, exc)
+    assert back.args == exc.args

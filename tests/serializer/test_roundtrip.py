@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import strategies
+from hypothesis import given
+from hypothesis import strategies as st
+from sameness import same
+
+from taskiq_pg_json.serializer import JsonSerializer
+
+serializer = JsonSerializer()
+pytestmark = pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+
+
+def back(value, jsonb_roundtrip):
+    row = jsonb_roundtrip(serializer.encode({"return_value": value}, task_id="t"))
+    return serializer.decode(row, task_id="t")["return_value"]
+
+
+@given(value=strategies.values)
+def test_any_value_comes_back_the_same(value, jsonb_roundtrip):
+    assert same(back(value, jsonb_roundtrip), value)
+
+
+@given(value=strategies.leaves)
+def test_any_leaf_comes_back_the_same(value, jsonb_roundtrip):
+    assert same(back(value, jsonb_roundtrip), value)
+
+
+@given(value=st.dictionaries(strategies.colliding_keys, st.integers(), max_size=12))
+def test_keys_that_collide_as_text_come_back_apart(value, jsonb_roundtrip):
+    assert same(back(value, jsonb_roundtrip), value)
+
+
+@given(value=st.dictionaries(strategies.keys, st.integers(), max_size=5))
+def test_any_hashable_key_comes_back_the_same(value, jsonb_roundtrip):
+    assert same(back(value, jsonb_roundtrip), value)
+
+
+@given(value=strategies.tables(strategies.leaves))
+def test_tables_come_back_the_same(value, jsonb_roundtrip):
+    assert same(back(value, jsonb_roundtrip), value)
+
+
+@given(value=strategies.values_and_exceptions)
+def test_exceptions_inside_a_value_come_back_the_same(value, jsonb_roundtrip):
+    assert same(back(value, jsonb_roundtrip), value)
+
+
+@given(value=st.integers(50, 600).flatmap(strategies.nested))
+def test_deep_nesting_comes_back_the_same(value, jsonb_roundtrip):
+    assert same(back(value, jsonb_roundtrip), value)

@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import importlib
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import orjson
+import pytest
+import samples
+
+from taskiq_pg_json import JsonSerializer, PickleFallback
+from taskiq_pg_json.errors import (
+    ConfigurationError,
+    RemoteError,
+    ResultDecodeError,
+    ResultEncodeError,
+)
+from taskiq_pg_json.serializer import PickledValueWarning, UnresolvedTypeWarning
+from taskiq_pg_json.serializer.protocol import EncodedRow
+
+KEY = b"a key of this test, 32 bytes long"
+NOT_IMPORTED = "this"
+
+watching: list[list[str]] = []
+
+
+def _watch(event, args):
+    if watching and event.startswith(
+        ("import", "exec", "compile", "subprocess", "os.", "pickle.", "open", "socket", "ctypes")
+    ):
+        watching[-1].append(f"{event} {args!r:.200}")
+
+
+sys.addaudithook(_watch)
+
+
+@contextmanager
+def nothing_happens():
+    """Nothing is imported, compiled, executed, opened or unpickled inside."""
+    seen: list[str] = []
+    watching.append(seen)
+    try:
+        yield
+    finally:
+        watching.pop()
+    assert seen == []
+
+
+@dataclass
+class Tripwire:
+    """Calls that reading must not make."""
+
+    value: int
+    touched = False
+
+    def __init__(self, value):
+        type(self).touched = True
+        self.value = value
+
+    def __post_init__(self):
+        type(self).touched = True
+
+    def __setattr__(self, name, value):
+        type(self).touched = True
+        object.__setattr__(self, name, value)
+
+    def __setstate__(self, _state):
+        type(self).touched = True
+
+    @property
+    def derived(self):
+        raise AssertionError
+
+    @derived.setter
+    def derived(self, _value):
+        type(self).touched = True
+
+
+class Holder:
+    """Leads from a module-level instance to a class."""
+
+    def __init__(self):
+        self.inner = Tripwire
+
+    def __getattr__(self, name):
+        raise AssertionError("an instance was asked for an attribute")
+
+
+holder = Holder()
+
+
+class Executing:
+    """An object whose pickle runs code."""
+
+    def __reduce__(self):
+        return eval, ("__import__('os').environ.setdefault('TRIPPED', 'yes')",)
+
+
+def row_of(plain, node):
+    return EncodedRow(
+        {"return_value": orjson.dumps(plain)}, orjson.dumps({"v": 1, "return_value": node})
+    )
+
+
+def read(serializer, plain, node):
+    return serializer.decode(row_of(plain, node), task_id="t")["return_value"]
+
+
+DANGEROUS = [
+    "os:system",
+    "subprocess:Popen",
+    "builtins:exec",
+    "builtins:eval",
+    "builtins:object",
+    "builtins:type",
+    "pickle:loads",
+    "importlib:import_module",
+    "threading:Thread",
+    "tempfile:NamedTemporaryFile",
+    f"{NOT_IMPORTED}:anything",
+    "test_safety:holder.inner",
+    "test_safety:holder",
+    "test_safety:Tripwire.__init__",
+    "test_safety:Tripwire.__init__.__globals__",
+    "test_safety:Tripwire.derived",
+    "test_safety:subprocess.Popen",
+    "test_safety:missing",
+    "test_safety:",
+    ":Tripwire",
+    "",
+    ":",
+    "::",
+    "..:x",
+    "x" * 5_000,
+]
+KINDS = [
+    "dataclass",
+    "model",
+    "enum",
+    "namedtuple",
+    "attrs",
+    "struct",
+    "exception",
+    "custom",
+    "list",
+    "dict",
+    "str",
+    "unheard-of",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", DANGEROUS, ids=lambda name: name[:40])
+def test_a_dangerous_name_does_nothing(kind, name):
+    modules = set(sys.modules)
+    serializer = JsonSerializer(fallback=None)
+    for plain in ({"args": ["id"], "message": "m", "type": "t", "module": "m"}, ["id"], "id", 1):
+        with warnings.catch_warnings(), nothing_happens():
+            warnings.simplefilter("ignore")
+            try:
+                back = read(serializer, plain, f"{kind}:{name}")
+            except ResultDecodeError:
+                continue
+        assert back == plain or isinstance(back, (RemoteError, type(plain)))
+    assert set(sys.modules) == modules
+    assert not Tripwire.touched
+
+
+@pytest.mark.parametrize(
+    "name", ["dataclass:os:system", "enum:subprocess:Popen", "model:gone:Gone"]
+)
+def test_an_unknown_type_leaves_the_plain_json_and_warns_once(name):
+    serializer = JsonSerializer()
+    with pytest.warns(UnresolvedTypeWarning, match=name):
+        assert read(serializer, {"a": 1}, name) == {"a": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(serializer, {"a": 1}, name) == {"a": 1}
+
+
+def test_an_unknown_type_is_an_error_where_that_is_asked_for():
+    serializer = JsonSerializer(on_unknown_type="error")
+    with pytest.raises(ResultDecodeError) as caught:
+        read(serializer, {"deep": [{"a": 1}]}, {"fields": {"deep": {"items": "model:gone:Gone"}}})
+    assert caught.value.path == "return_value.deep[0]"
+    assert caught.value.type_name == "model:gone:Gone"
+    assert caught.value.plain == {"a": 1}
+
+
+@pytest.mark.parametrize("kind", ["model", "enum", "namedtuple", "exception", "attrs", "struct"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_class_of_another_kind_is_not_taken(kind):
+    back = read(
+        JsonSerializer(),
+        {"value": 1, "message": "", "type": "", "module": ""},
+        f"{kind}:test_safety:Tripwire",
+    )
+    assert not isinstance(back, Tripwire)
+
+
+def test_restoring_runs_no_code_of_the_class():
+    Tripwire.touched = False
+    with nothing_happens():
+        back = read(JsonSerializer(), {"value": 1}, "dataclass:test_safety:Tripwire")
+    assert type(back) is Tripwire
+    assert back.value == 1
+    assert not Tripwire.touched
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_only_exceptions_are_made_of_errors():
+    plain = {"type": "Popen", "module": "subprocess", "message": "m", "args": [["id"]]}
+    for name in ("subprocess:Popen", "test_safety:Tripwire", "builtins:int"):
+        with nothing_happens():
+            row = EncodedRow(
+                {"error": orjson.dumps(plain)},
+                orjson.dumps({"v": 1, "error": f"exception:{name}"}),
+            )
+            back = JsonSerializer().decode(row, task_id="t")["error"]
+        assert isinstance(back, RemoteError)
+
+
+def test_a_module_that_is_not_imported_stays_so_unless_it_is_allowed(tmp_path, monkeypatch):
+    (tmp_path / "shop_of_this_test.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Item:\n    price: int\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "dataclass:shop_of_this_test:Item"
+    with pytest.warns(UnresolvedTypeWarning):
+        assert read(JsonSerializer(), {"price": 1}, name) == {"price": 1}
+    with pytest.warns(UnresolvedTypeWarning):
+        assert read(JsonSerializer(allow=["other.*"]), {"price": 1}, name) == {"price": 1}
+    assert "shop_of_this_test" not in sys.modules
+    back = read(JsonSerializer(allow=["shop_of_this_test"]), {"price": 1}, name)
+    assert back == importlib.import_module("shop_of_this_test").Item(1)
+
+
+def test_strict_takes_nothing_but_what_is_registered_or_allowed():
+    name = "dataclass:samples:Invoice"
+    plain = {"number": 1}
+    with pytest.warns(UnresolvedTypeWarning):
+        assert read(JsonSerializer(strict=True), plain, name) == {"number": 1}
+    serializer = JsonSerializer(strict=True, allow=["samples.*"])
+    row = serializer.encode({"return_value": samples.Point(1, 2)}, task_id="t")
+    assert serializer.decode(row, task_id="t") == {"return_value": samples.Point(1, 2)}
+
+
+def test_a_remote_traceback_opens_no_file(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("do not print me\n")
+    plain = {
+        "type": "ValueError",
+        "module": "builtins",
+        "message": "m",
+        "traceback": f'Traceback (most recent call last):\n  File "{secret}", line 1, in f\n',
+    }
+    row = EncodedRow(
+        {"error": orjson.dumps(plain)}, b'{"v": 1, "error": "exception:builtins:ValueError"}'
+    )
+    program = (
+        "from taskiq_pg_json import JsonSerializer;"
+        "from taskiq_pg_json.serializer.protocol import EncodedRow;"
+        f"row = EncodedRow({dict(row.columns)!r}, {row.types!r});"
+        "raise JsonSerializer().decode(row, task_id='')['error']"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "secret.txt" in ended.stderr
+    assert "do not print me" not in ended.stderr
+
+
+def pickled_row(serializer, task_id="t"):
+    with pytest.warns(PickledValueWarning):
+        return serializer.encode({"return_value": [1, samples.Opaque(3)]}, task_id=task_id)
+
+
+def test_a_type_name_never_leads_to_a_pickle():
+    with nothing_happens(), pytest.raises(ResultDecodeError):
+        read(JsonSerializer(), "gASVBQAAAAAAAABLAS4=", {"pickle": 0})
+
+
+def test_without_the_fallback_nothing_is_pickled_or_unpickled():
+    row = pickled_row(JsonSerializer())
+    with nothing_happens(), pytest.raises(ResultDecodeError, match="PickleFallback"):
+        JsonSerializer(fallback=None).decode(row, task_id="t")
+    with pytest.raises(ResultEncodeError, match="fallback=None") as caught:
+        JsonSerializer(fallback=None).encode(
+            {"return_value": {"a": samples.Opaque(3)}}, task_id="t"
+        )
+    assert caught.value.path == "return_value.a"
+
+
+def test_a_signed_row_is_read_with_its_key():
+    serializer = JsonSerializer(fallback=PickleFallback(key=KEY))
+    row = pickled_row(serializer)
+    back = serializer.decode(row, task_id="t")["return_value"]
+    assert type(back[1]) is samples.Opaque
+
+
+@pytest.mark.parametrize("position", [0, 4, 5, 20, 36, 37, 45, -1])
+def test_a_tampered_pickle_is_refused_before_it_is_read(position):
+    serializer = JsonSerializer(fallback=PickleFallback(key=KEY))
+    row = pickled_row(serializer)
+    tampered = bytearray(row.pickled)
+    tampered[position] ^= 1
+    with nothing_happens(), pytest.raises(ResultDecodeError):
+        serializer.decode(EncodedRow(row.columns, row.types, bytes(tampered)), task_id="t")
+
+
+def test_an_unsigned_pickle_is_refused_in_signed_mode():
+    row = pickled_row(JsonSerializer())
+    with nothing_happens(), pytest.raises(ResultDecodeError, match="not signed"):
+        JsonSerializer(fallback=PickleFallback(key=KEY)).decode(row, task_id="t")
+
+
+def test_a_signed_pickle_is_refused_without_the_key_and_with_another():
+    row = pickled_row(JsonSerializer(fallback=PickleFallback(key=KEY)))
+    for fallback in (PickleFallback(), PickleFallback(key=KEY[::-1])):
+        with nothing_happens(), pytest.raises(ResultDecodeError, match="sign"):
+            JsonSerializer(fallback=fallback).decode(row, task_id="t")
+
+
+def test_a_pickle_copied_to_another_task_is_refused():
+    serializer = JsonSerializer(fallback=PickleFallback(key=KEY))
+    row = pickled_row(serializer, task_id="t1")
+    with nothing_happens(), pytest.raises(ResultDecodeError, match="signature"):
+        serializer.decode(row, task_id="t2")
+
+
+def test_keys_are_rotated():
+    old = JsonSerializer(fallback=PickleFallback(key=KEY))
+    new = JsonSerializer(fallback=PickleFallback(key=[KEY[::-1], KEY]))
+    assert type(new.decode(pickled_row(old), task_id="t")["return_value"][1]) is samples.Opaque
+    with pytest.raises(ResultDecodeError):
+        old.decode(pickled_row(new), task_id="t")
+
+
+@pytest.mark.parametrize("key", ["", b"short", []])
+def test_a_key_that_protects_nothing_is_refused(key):
+    with pytest.raises(ConfigurationError):
+        PickleFallback(key=key)
+
+
+def test_a_forged_pickle_does_not_run_in_signed_mode(monkeypatch):
+    monkeypatch.delenv("TRIPPED", raising=False)
+    leaf = pickle.dumps(Executing())
+    forged = b"tpj1\x00" + len(leaf).to_bytes(4, "big") + leaf
+    row = EncodedRow({"return_value": b'"x"'}, b'{"v": 1, "return_value": {"pickle": 0}}', forged)
+    serializer = JsonSerializer(fallback=PickleFallback(key=KEY))
+    with nothing_happens(), pytest.raises(ResultDecodeError):
+        serializer.decode(row, task_id="t")
+
+
+def test_a_warning_names_the_path_of_what_was_pickled_and_how_to_register_it():
+    with pytest.warns(PickledValueWarning, match=r"return_value\[1\].*Opaque.*register") as caught:
+        JsonSerializer().encode({"return_value": [1, samples.Opaque(3)]}, task_id="t")
+    assert len(caught) == 1
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_what_cannot_be_pickled_either_is_refused_with_its_path():
+    with pytest.raises(ResultEncodeError, match="lock") as caught:
+        JsonSerializer().encode({"return_value": {"a": [threading.Lock()]}}, task_id="t")
+    assert caught.value.path == "return_value.a[0]"

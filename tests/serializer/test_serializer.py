@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+import sys
+import warnings
+from collections import OrderedDict
+from decimal import Decimal
+
+import orjson
+import pydantic
+import pytest
+import samples
+from sameness import same
+
+from taskiq_pg_json.errors import ConfigurationError, ResultEncodeError
+from taskiq_pg_json.serializer import JsonSerializer, PickledValueWarning, TypeRegistry
+
+NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.timezone.utc)
+
+
+def encoded(value, serializer=None):
+    return (serializer or JsonSerializer()).encode({"return_value": value}, task_id="t")
+
+
+def back(value, jsonb_roundtrip, serializer=None):
+    serializer = serializer or JsonSerializer()
+    row = jsonb_roundtrip(encoded(value, serializer))
+    return serializer.decode(row, task_id="t")["return_value"]
+
+
+def types_of(row):
+    return None if row.types is None else orjson.loads(row.types)["return_value"]
+
+
+def money(registry=None):
+    registry = registry or TypeRegistry()
+    registry.register(
+        samples.Money,
+        name="money",
+        encode=lambda value: {"amount": value.amount, "currency": value.currency},
+        decode=lambda stored: samples.Money(stored["amount"], stored["currency"]),
+    )
+    return JsonSerializer(registry, fallback=None)
+
+
+def test_plain_json_has_no_sidecar():
+    assert encoded({"id": 1, "ok": True, "name": "Ada", "items": [1, 2.5, None]}).types is None
+
+
+def test_keys_in_another_order_than_jsonb_s_are_noted_once_for_all_rows():
+    rows = [{"name": "Ada", "id": i} for i in range(100)]
+    assert types_of(encoded(rows)) == {"items": {"order": ["name", "id"]}}
+
+
+def test_only_the_columns_asked_for_are_decoded():
+    serializer = JsonSerializer()
+    row = serializer.encode({"return_value": NOON, "args": [NOON]}, task_id="t")
+    part = type(row)({"args": row.columns["args"]}, row.types, row.pickled)
+    assert serializer.decode(part, task_id="t") == {"args": [NOON]}
+
+
+def test_ten_thousand_rows_with_dates_and_decimals_have_a_sidecar_under_200_bytes():
+    rows = [{"id": i, "at": NOON, "price": Decimal(i)} for i in range(10_000)]
+    assert len(encoded(rows).types) < 200
+
+
+@pytest.mark.parametrize("optional", [None, "note"])
+def test_ten_thousand_objects_have_a_sidecar_under_300_bytes(optional):
+    rows = [samples.Invoice(NOON, Decimal(i), optional if i % 2 else None) for i in range(10_000)]
+    assert len(encoded(rows).types) < 300
+
+
+def test_a_subclass_in_one_row_of_a_hundred_costs_little(jsonb_roundtrip):
+    rows = [
+        (samples.PaidInvoice if i % 100 == 0 else samples.Invoice)(NOON, Decimal(i))
+        for i in range(2_000)
+    ]
+    row = encoded(rows)
+    assert len(row.types) < len(row.columns["return_value"]) * 0.05
+    assert same(back(rows, jsonb_roundtrip), rows)
+
+
+def test_without_preserve_order_a_dict_needs_no_sidecar_and_an_ordered_dict_keeps_its_order(
+    jsonb_roundtrip,
+):
+    serializer = JsonSerializer(preserve_order=False)
+    assert encoded({"b": 1, "a": 2}, serializer).types is None
+    ordered = OrderedDict(b=1, a=2)
+    assert same(back(ordered, jsonb_roundtrip, serializer), ordered)
+
+
+def test_a_registered_codec_stores_json_that_a_person_can_query(jsonb_roundtrip):
+    serializer = money()
+    value = {"price": samples.Money("9.90", "EUR")}
+    row = encoded(value, serializer)
+    assert row.columns["return_value"] == b'{"price":{"amount":"9.90","currency":"EUR"}}'
+    assert row.pickled is None
+    assert back(value, jsonb_roundtrip, serializer) == value
+
+
+def test_a_class_registered_late_is_encoded_by_its_codec():
+    registry = TypeRegistry()
+    serializer = JsonSerializer(registry, fallback=None)
+    with pytest.raises(ResultEncodeError):
+        encoded(samples.Money(1, "EUR"), serializer)
+    money(registry)
+    assert types_of(encoded(samples.Money(1, "EUR"), serializer))["type"] == "custom:money"
+
+
+def test_a_name_stands_for_one_class():
+    registry = TypeRegistry()
+    registry.register(samples.Invoice, name="invoice")
+    with pytest.raises(ConfigurationError, match="invoice"):
+        registry.register(samples.Point, name="invoice")
+
+
+def test_the_first_value_of_a_type_that_is_pickled_warns_with_its_path():
+    serializer = JsonSerializer()
+    with pytest.warns(PickledValueWarning, match=r"return_value\.rows\[1\]\.x: a samples\.Opaque"):
+        encoded({"rows": [1, {"x": samples.Opaque(1)}]}, serializer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoded([samples.Opaque(2)], serializer)
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_only_the_leaf_is_pickled_and_its_repr_stands_in_its_place():
+    row = encoded({"kept": [1, NOON], "odd": samples.Opaque("x" * 500)})
+    stored = orjson.loads(row.columns["return_value"])
+    assert stored["kept"] == [1, "2026-01-02T12:00:00+00:00"]
+    assert "Opaque" in stored["odd"]
+    assert len(stored["odd"]) <= 200
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ({"a": [1, lambda: None]}, "return_value.a[1]"),
+        ([{"x": 1}, {"x": (n for n in ())}], "return_value[1].x"),
+        ({1: {"deep": memoryview(b"abcd").cast("H")}}, "return_value.1.deep"),
+        (samples.Box([10**200_000]), "return_value.content[0]"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_what_cannot_be_stored_is_refused_with_its_path(value, path):
+    with pytest.raises(ResultEncodeError) as caught:
+        encoded(value)
+    assert caught.value.path == path
+
+
+def test_an_int_of_a_hundred_thousand_digits_comes_back(jsonb_roundtrip):
+    value = 10**99_999 + 7
+    assert back([value, -value], jsonb_roundtrip) == [value, -value]
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_a_cycle_is_pickled_and_its_surroundings_are_not(jsonb_roundtrip):
+    loop = [1]
+    loop.append({"again": loop})
+    found = back({"plain": 1, "loop": loop}, jsonb_roundtrip)
+    assert found["plain"] == 1
+    assert found["loop"][1]["again"] is found["loop"]
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_a_value_that_shares_itself_a_billion_times_does_not_explode():
+    value = 1
+    for _ in range(30):
+        value = [value, value]
+    row = encoded(value)
+    assert len(row.pickled) < 1_000
+
+
+def test_a_cycle_is_refused_without_a_fallback():
+    loop = []
+    loop.append(loop)
+    with pytest.raises(ResultEncodeError):
+        encoded(loop, JsonSerializer(fallback=None))
+
+
+def test_a_row_larger_than_max_bytes_is_refused_by_name():
+    with pytest.raises(ResultEncodeError, match="max_bytes=1,000"):
+        encoded("x" * 2_000, JsonSerializer(max_bytes=1_000))
+
+
+def test_fifty_thousand_levels_come_back():
+    value = NOON
+    for _ in range(50_000):
+        value = [value]
+    serializer = JsonSerializer(fallback=None)
+    found = serializer.decode(encoded(value, serializer), task_id="t")["return_value"]
+    assert same(found, value)
+
+
+def test_secrets_are_refused_without_being_shown():
+    account = samples.Account(user="ada", password="hunter2")
+    with pytest.raises(ResultEncodeError, match="secret") as caught:
+        encoded(account)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_secrets_do_not_hide_in_pickles():
+    with pytest.raises(ResultEncodeError, match="secret") as caught:
+        encoded(samples.Opaque(pydantic.SecretStr("hunter2")))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_secrets_are_stored_on_request(jsonb_roundtrip):
+    account = samples.Account(user="ada", password="hunter2")
+    serializer = JsonSerializer(secrets="store")
+    assert back(account, jsonb_roundtrip, serializer) == account
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"secrets": "mask"}, {"on_unknown_type": "ignore"}, {"allow": "shop.*"}],
+)
+def test_a_setting_that_is_none_of_its_choices_is_refused(settings):
+    with pytest.raises(ConfigurationError):
+        JsonSerializer(**settings)
+
+
+def test_importing_the_serializer_imports_no_optional_package():
+    code = (
+        "import sys, taskiq_pg_json.serializer as s; s.JsonSerializer().encode({'a': {1, 2}},"
+        " task_id='t'); print([m for m in ('numpy', 'pandas', 'msgspec') if m in"
+        " sys.modules])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.strip() == "[]"
