@@ -1,0 +1,3 @@
+-- The newest results of one task. Ascending: new entries go to the right end, where they are cheap.
+
+CREATE INDEX IF NOT EXISTS {results_task_name_idx} ON {results} (task_name, finished_at, task_id);

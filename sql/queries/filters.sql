@@ -1,0 +1,96 @@
+-- not_expired --
+-- Rows that have not run out. The planner estimates this well, unlike `IS NOT FALSE`.
+(result.expires_at IS NULL OR result.expires_at > now())
+
+-- finished --
+-- Tasks that have ended.
+result.finished_at IS NOT NULL
+
+-- unfinished --
+-- Tasks that have not.
+result.finished_at IS NULL
+
+-- failed --
+-- The predicate of the indexes on failures.
+result.status = 'FAILURE'
+
+-- status --
+-- Any of these statuses.
+result.status = ANY (%({value})b::text[])
+
+-- task_name --
+-- One task.
+result.task_name = %({value})s::text
+
+-- task_names --
+-- Any of several tasks.
+result.task_name = ANY (%({value})b::text[])
+
+-- each_task --
+-- One of several tasks, each of which is looked up by itself.
+result.task_name = wanted.task_name
+
+-- worker --
+-- Any of these workers.
+result.worker = ANY (%({value})b::text[])
+
+-- since --
+-- Ended at this moment or later.
+result.finished_at >= %({value})b::timestamptz
+
+-- until --
+-- Ended before this moment.
+result.finished_at < %({value})b::timestamptz
+
+-- min_duration --
+-- Ran for so many seconds, or more.
+result.execution_time >= %({value})b::float8
+
+-- max_duration --
+-- Ran for so many seconds, or less.
+result.execution_time <= %({value})b::float8
+
+-- error_type --
+-- Raised one of these classes, named alone or with its module.
+(result.error ->> 'type' = ANY (%({value})b::text[])
+ OR (result.error ->> 'module') || '.' || (result.error ->> 'type') = ANY (%({value})b::text[]))
+
+-- message --
+-- Raised an error that says this, in any case.
+position(lower(%({value})s::text) IN lower(result.error ->> 'message')) > 0
+
+-- fingerprint --
+-- Raised an error of this group.
+result.error ->> 'fingerprint' = ANY (%({value})b::text[])
+
+-- contains --
+-- A JSON column contains this.
+result.{column} @> %({value})s::jsonb
+
+-- path_predicate --
+-- An SQL/JSON path is true of a JSON column.
+result.{column} @@ %({value})s::jsonpath
+
+-- path_selection --
+-- An SQL/JSON path finds something in a JSON column.
+result.{column} @? %({value})s::jsonpath
+
+-- path_test --
+-- An SQL/JSON path with variables is true of a JSON column.
+jsonb_path_match_tz(result.{column}, %({path})s::jsonpath, %({variables})s::jsonb, true)
+
+-- same_json --
+-- What stands at a place in a JSON column is this.
+result.{column} #> %({path})b::text[] = %({value})s::jsonb
+
+-- conjunction --
+-- Both.
+({left} AND {right})
+
+-- disjunction --
+-- Either.
+({left} OR {right})
+
+-- negation --
+-- All that it is not true of, NULL included.
+({condition}) IS NOT TRUE

@@ -1,0 +1,35 @@
+-- schema_version --
+-- The table's oid and comment; NULLs when there is no such table.
+SELECT to_regclass(%(table)s)::oid, obj_description(to_regclass(%(table)s), 'pg_class');
+
+-- schema_lock --
+-- True once this transaction alone may change the schema of that table.
+SELECT pg_try_advisory_xact_lock(
+    hashtextextended('taskiq-pg-json ' || coalesce(%(schema)s::text, current_schema()) || '.' || %(table)s, 0));
+
+-- schema_exists --
+-- Whether the schema that the table shall stand in is there.
+SELECT to_regnamespace(quote_ident(%(schema)s)) IS NOT NULL;
+
+-- schema_creation_lock --
+-- Wait until this transaction alone may make that schema, for whatever table.
+SELECT pg_advisory_xact_lock(hashtextextended('taskiq-pg-json ' || %(schema)s, 0));
+
+-- create_schema --
+-- Make the schema that the table shall stand in.
+CREATE SCHEMA IF NOT EXISTS {schema};
+
+-- taken_names --
+-- Which of the names that a new table's companions need are somebody else's already.
+SELECT relname FROM pg_class
+WHERE relname = ANY (%(names)s) AND relnamespace = to_regnamespace(quote_ident(
+    coalesce(%(schema)s::text, current_schema())))
+UNION
+SELECT proname FROM pg_proc
+WHERE proname = ANY (%(names)s) AND pronamespace = to_regnamespace(quote_ident(
+    coalesce(%(schema)s::text, current_schema())))
+ORDER BY 1;
+
+-- set_schema_version --
+-- Write the version into the table's comment; COMMENT takes no bound parameters.
+COMMENT ON TABLE {results} IS {comment};

@@ -1,0 +1,96 @@
+-- search --
+-- One page of records. The rows are found first, and only those are joined and decoded.
+SELECT {record_columns}
+FROM ({page}) AS result
+{progress_join}
+ORDER BY {order};
+
+-- count --
+-- How many rows there are.
+SELECT count(*) FROM {results} AS result WHERE {conditions};
+
+-- page --
+-- The rows of a page, walking along an order.
+SELECT {page_columns}
+FROM {results} AS result
+WHERE {conditions} AND {position}
+ORDER BY {order}
+LIMIT %(limit)s::bigint
+
+-- page_of_tasks --
+-- Likewise of several tasks: the first rows of each by its own index, then the first of all.
+SELECT result.*
+FROM unnest(%(task_names)b::text[]) AS wanted (task_name)
+CROSS JOIN LATERAL ({page}) AS result
+ORDER BY {order}
+LIMIT %(limit)s::bigint
+
+-- page_columns --
+-- What a page hands on to the columns of a record.
+result.task_id, result.task_name, result.worker, result.status, result.log, result.execution_time,
+       result.queued_at, result.started_at, result.finished_at, result.expires_at,
+       result.serializer, result.types, result.pickled,
+       {return_value}, {error}, {args}, {kwargs}, {labels}
+
+-- loaded --
+-- A column that is loaded.
+result.{column}
+
+-- left_out --
+-- A column that is not.
+NULL::jsonb AS {column}
+
+-- progress_loaded --
+-- The progress of each task.
+LEFT JOIN {progress} AS progress ON progress.task_id = result.task_id
+
+-- progress_left_out --
+-- No progress.
+LEFT JOIN {progress} AS progress ON false
+
+-- ascending --
+-- Smallest first; PostgreSQL sorts NULLs after all else.
+result.{column}, result.task_id
+
+-- descending --
+-- Largest first, and so NULLs before all else.
+result.{column} DESC, result.task_id DESC
+
+-- from_the_start --
+-- The first page.
+true
+
+-- beyond_ascending --
+-- Rows that follow one, walking upwards.
+(result.{column}, result.task_id) > (%({value})s::{cast}, %({task_id})s::text::{task_id_type})
+
+-- beyond_descending --
+-- Rows that follow one, walking downwards.
+(result.{column}, result.task_id) < (%({value})s::{cast}, %({task_id})s::text::{task_id_type})
+
+-- nulls --
+-- All rows with no value to sort by.
+result.{column} IS NULL
+
+-- not_nulls --
+-- All rows with a value to sort by.
+result.{column} IS NOT NULL
+
+-- nulls_beyond_ascending --
+-- Rows with no value to sort by that follow one, walking upwards.
+(result.{column} IS NULL AND result.task_id > %({task_id})s::text::{task_id_type})
+
+-- nulls_beyond_descending --
+-- Rows with no value to sort by that follow one, walking downwards.
+(result.{column} IS NULL AND result.task_id < %({task_id})s::text::{task_id_type})
+
+-- statement_timeout --
+-- How long, in milliseconds, a statement of this transaction may run. Compiling it would take longer
+-- than it saves.
+SELECT set_config('statement_timeout', %(statement_timeout)s, true),
+       set_config('jit', 'off', true);
+
+-- check_path --
+-- Parse an SQL/JSON path; whether it is a predicate (true or false) rather than a selection.
+SELECT coalesce(jsonb_typeof(jsonb_path_query_first('0', %(path)s::jsonpath, '{{}}', true))
+                IN ('boolean', 'null'), false);

@@ -1,0 +1,111 @@
+-- stats --
+-- How many tasks ended, how many failed, how long they ran and how long they had waited, by group.
+{counted}
+ORDER BY {key_names};
+
+-- stats_by_bucket --
+-- Likewise in spans of time, each of which is looked up by itself; weeks begin on Mondays.
+SELECT counted.*
+FROM generate_series(
+    date_bin(%(width)b::interval,
+             coalesce(%(first)b::timestamptz, (SELECT min(finished_at) FROM {results})),
+             '2000-01-03 00:00:00+00'),
+    coalesce(%(last)b::timestamptz, (SELECT max(finished_at) FROM {results})),
+    %(width)b::interval) AS buckets (bucket)
+CROSS JOIN LATERAL ({counted}) AS counted
+ORDER BY {key_names};
+
+-- counted --
+-- The numbers of each group. Durations are counted in classes of 1 %; a percentile is the mean of its
+-- class, and so at most 1 % off, and exact where a class holds one duration. No row is sorted.
+WITH histogram AS (
+    SELECT {key_names}, duration_class, count(*) AS total, count(*) FILTER (WHERE failed) AS failed,
+           count(execution_time) AS timed, sum(execution_time) AS seconds,
+           max(execution_time) AS longest,
+           count(wait) AS waited, sum(wait) AS wait_seconds, max(wait) AS longest_wait
+    FROM (
+        SELECT {keys}, result.execution_time, result.status = 'FAILURE' AS failed,
+               floor(100 * ln(greatest(result.execution_time, 1e-6))) AS duration_class,
+               date_part('epoch', result.started_at - result.queued_at) AS wait
+        FROM {results} AS result
+        WHERE {conditions} AND {span}
+    ) AS measured
+    GROUP BY {key_names}, duration_class
+), cumulated AS (
+    SELECT *,
+           sum(timed) OVER (PARTITION BY {key_names} ORDER BY duration_class) AS timed_so_far,
+           sum(timed) OVER (PARTITION BY {key_names}) AS timed_in_all
+    FROM histogram
+), by_share AS (
+    SELECT {key_names}, position, sum(total) AS total, sum(failed) AS failed,
+           sum(seconds) / nullif(sum(timed), 0) AS average, max(longest) AS longest,
+           min(seconds / nullif(timed, 0)) FILTER (WHERE timed_so_far >= share * timed_in_all)
+               AS duration,
+           sum(wait_seconds) / nullif(sum(waited), 0) AS average_wait,
+           max(longest_wait) AS longest_wait
+    FROM cumulated
+    LEFT JOIN unnest(%(shares)b::float8[]) WITH ORDINALITY AS wanted (share, position) ON true
+    GROUP BY {key_names}, position
+)
+SELECT {key_names}, max(total)::bigint, max(failed)::bigint, max(average), max(longest),
+       array_agg(duration ORDER BY position), max(average_wait), max(longest_wait)
+FROM by_share
+GROUP BY {key_names}
+
+-- all_time --
+-- All times together.
+result.finished_at IS NOT NULL
+
+-- one_bucket --
+-- One span of time.
+result.finished_at >= buckets.bucket AND result.finished_at < buckets.bucket + %(width)b::interval
+
+-- failure_groups_found --
+-- The failures of one cause each, the most frequent first, with the newest tasks as samples.
+WITH failed AS MATERIALIZED (
+    SELECT result.task_id::text AS task_id, result.task_name, result.finished_at,
+           result.error ->> 'type' AS error_type, result.error ->> 'fingerprint' AS fingerprint
+    FROM {results} AS result
+    WHERE {conditions} AND result.finished_at IS NOT NULL AND result.status = 'FAILURE'
+), grouped AS (
+    SELECT task_name, error_type, fingerprint, count(*) AS total,
+           min(finished_at) AS first_seen, max(finished_at) AS last_seen,
+           count(*) FILTER (WHERE finished_at >= now() - interval '1 hour') AS last_hour,
+           count(*) FILTER (WHERE finished_at >= now() - interval '1 day') AS last_day,
+           count(*) FILTER (WHERE finished_at >= now() - interval '7 days') AS last_week,
+           (array_agg(task_id ORDER BY finished_at DESC, task_id))[1:%(samples)b::int] AS samples
+    FROM failed
+    GROUP BY task_name, error_type, fingerprint
+    ORDER BY total DESC, last_seen DESC, task_name, error_type, fingerprint
+    LIMIT %(limit)b::int
+)
+SELECT grouped.task_name, grouped.error_type, grouped.fingerprint, newest.error ->> 'message',
+       grouped.total, grouped.last_hour, grouped.last_day, grouped.last_week,
+       grouped.first_seen, grouped.last_seen, grouped.samples
+FROM grouped
+JOIN {results} AS newest ON newest.task_id = grouped.samples[1]::{task_id_type}
+ORDER BY grouped.total DESC, grouped.last_seen DESC, task_name, error_type, fingerprint;
+
+-- error_type_key --
+-- The class of what a task raised.
+result.error ->> 'type' AS error_type
+
+-- column_key --
+-- A column to group by.
+result.{column}
+
+-- bucket_key --
+-- The beginning of the span of time.
+buckets.bucket
+
+-- no_bucket_key --
+-- All times together.
+NULL::timestamptz AS bucket
+
+-- key_name --
+-- A key that has been worked out.
+{column}
+
+-- list --
+-- One after the other.
+{left}, {right}

@@ -1,0 +1,146 @@
+-- finish --
+-- Store how tasks ended. A row that the middleware said nothing of keeps what an earlier one said; an
+-- attempt that began before the one whose end is there already changes nothing.
+INSERT INTO {results} AS result (
+    task_id, task_name, worker, status, return_value, error, args, kwargs, labels, log,
+    execution_time, queued_at, started_at, finished_at, expires_at, types, pickled, serializer)
+SELECT task_id::{task_id_type}, task_name, worker, status,
+       convert_from(return_value, 'UTF8')::jsonb, convert_from(error, 'UTF8')::jsonb,
+       convert_from(args, 'UTF8')::jsonb, convert_from(kwargs, 'UTF8')::jsonb,
+       convert_from(labels, 'UTF8')::jsonb, log, execution_time, queued_at, started_at,
+       coalesce(finished_at, now()), coalesce(finished_at, now()) + %(ttl)b::interval,
+       convert_from(types, 'UTF8')::jsonb, pickled, %(serializer)s::text
+FROM {batch}
+ON CONFLICT (task_id) DO UPDATE SET
+    task_name      = coalesce(excluded.task_name, result.task_name),
+    worker         = coalesce(excluded.worker, result.worker),
+    status         = excluded.status,
+    return_value   = excluded.return_value,
+    error          = excluded.error,
+    args           = CASE WHEN excluded.task_name IS NULL AND result.pickled IS NULL
+                          THEN result.args ELSE excluded.args END,
+    kwargs         = CASE WHEN excluded.task_name IS NULL AND result.pickled IS NULL
+                          THEN result.kwargs ELSE excluded.kwargs END,
+    labels         = excluded.labels,
+    log            = excluded.log,
+    execution_time = excluded.execution_time,
+    queued_at      = coalesce(excluded.queued_at, result.queued_at),
+    started_at     = coalesce(excluded.started_at, result.started_at),
+    finished_at    = excluded.finished_at,
+    expires_at     = excluded.expires_at,
+    types          = CASE WHEN excluded.task_name IS NULL AND result.pickled IS NULL
+                           AND result.types ?| '{{args,kwargs}}'
+                          THEN result.types - '{{return_value,error,labels}}'::text[]
+                               || coalesce(excluded.types, '{{}}')
+                          ELSE excluded.types END,
+    pickled        = excluded.pickled,
+    serializer     = excluded.serializer
+WHERE result.finished_at IS NULL OR (excluded.started_at < result.started_at) IS NOT TRUE;
+
+-- finish_one --
+-- A batch of one row: it costs half of what arrays do.
+(SELECT %(task_id)s::text AS task_id, %(task_name)s::text AS task_name, %(worker)s::text AS worker,
+        %(status)s::text AS status, %(return_value)b::bytea AS return_value,
+        %(error)b::bytea AS error, %(args)b::bytea AS args, %(kwargs)b::bytea AS kwargs,
+        %(labels)b::bytea AS labels, %(log)s::text AS log,
+        %(execution_time)b::float8 AS execution_time, %(queued_at)b::timestamptz AS queued_at,
+        %(started_at)b::timestamptz AS started_at, %(finished_at)b::timestamptz AS finished_at,
+        %(types)b::bytea AS types, %(pickled)b::bytea AS pickled) AS batch
+
+-- finish_many --
+-- A batch of rows, a column an array.
+unnest(
+    %(task_id)b::text[], %(task_name)b::text[], %(worker)b::text[], %(status)b::text[],
+    %(return_value)b::bytea[], %(error)b::bytea[], %(args)b::bytea[], %(kwargs)b::bytea[],
+    %(labels)b::bytea[], %(log)b::text[], %(execution_time)b::float8[],
+    %(queued_at)b::timestamptz[], %(started_at)b::timestamptz[], %(finished_at)b::timestamptz[],
+    %(types)b::bytea[], %(pickled)b::bytea[]
+) AS batch (
+    task_id, task_name, worker, status, return_value, error, args, kwargs, labels, log,
+    execution_time, queued_at, started_at, finished_at, types, pickled)
+
+-- record_state --
+-- Store that tasks were queued, started or will be retried. Never touches the row of a task that has
+-- ended or of a later attempt; being queued (no started_at) never touches a row that is there.
+INSERT INTO {results} AS result (
+    task_id, task_name, worker, status, error, args, kwargs, labels, queued_at, started_at,
+    types, pickled, serializer)
+SELECT task_id::{task_id_type}, task_name, worker, status, convert_from(error, 'UTF8')::jsonb,
+       convert_from(args, 'UTF8')::jsonb, convert_from(kwargs, 'UTF8')::jsonb,
+       convert_from(labels, 'UTF8')::jsonb, queued_at, started_at,
+       convert_from(types, 'UTF8')::jsonb, pickled, %(serializer)s::text
+FROM {batch}
+ON CONFLICT (task_id) DO UPDATE SET
+    task_name  = excluded.task_name,
+    worker     = excluded.worker,
+    status     = excluded.status,
+    error      = excluded.error,
+    args       = excluded.args,
+    kwargs     = excluded.kwargs,
+    labels     = excluded.labels,
+    queued_at  = coalesce(excluded.queued_at, result.queued_at),
+    started_at = excluded.started_at,
+    types      = excluded.types,
+    pickled    = excluded.pickled,
+    serializer = excluded.serializer
+WHERE result.finished_at IS NULL
+  AND excluded.started_at >= coalesce(result.started_at, '-infinity');
+
+-- record_state_one --
+-- A batch of one row.
+(SELECT %(task_id)s::text AS task_id, %(task_name)s::text AS task_name, %(worker)s::text AS worker,
+        %(status)s::text AS status, %(error)b::bytea AS error, %(args)b::bytea AS args,
+        %(kwargs)b::bytea AS kwargs, %(labels)b::bytea AS labels,
+        %(queued_at)b::timestamptz AS queued_at, %(started_at)b::timestamptz AS started_at,
+        %(types)b::bytea AS types, %(pickled)b::bytea AS pickled) AS batch
+
+-- record_state_many --
+-- A batch of rows, a column an array.
+unnest(
+    %(task_id)b::text[], %(task_name)b::text[], %(worker)b::text[], %(status)b::text[],
+    %(error)b::bytea[], %(args)b::bytea[], %(kwargs)b::bytea[], %(labels)b::bytea[],
+    %(queued_at)b::timestamptz[], %(started_at)b::timestamptz[], %(types)b::bytea[],
+    %(pickled)b::bytea[]
+) AS batch (
+    task_id, task_name, worker, status, error, args, kwargs, labels, queued_at, started_at,
+    types, pickled)
+
+-- discard_state --
+-- Forget an attempt that leaves no result, unless another attempt has begun or the task has ended.
+DELETE FROM {results}
+WHERE task_id = %(task_id)s::text::{task_id_type}
+  AND finished_at IS NULL AND started_at = %(started_at)b::timestamptz;
+
+-- set_progress --
+-- Store the latest progress of tasks.
+INSERT INTO {progress} AS progress (task_id, state, meta, types, pickled, updated_at)
+SELECT task_id::{task_id_type}, state, convert_from(meta, 'UTF8')::jsonb,
+       convert_from(types, 'UTF8')::jsonb, pickled, now()
+FROM {batch}
+ON CONFLICT (task_id) DO UPDATE SET
+    state      = excluded.state,
+    meta       = excluded.meta,
+    types      = excluded.types,
+    pickled    = excluded.pickled,
+    updated_at = excluded.updated_at;
+
+-- set_progress_one --
+-- A batch of one row.
+(SELECT %(task_id)s::text AS task_id, %(state)s::text AS state, %(meta)b::bytea AS meta,
+        %(types)b::bytea AS types, %(pickled)b::bytea AS pickled) AS batch
+
+-- set_progress_many --
+-- A batch of rows, a column an array.
+unnest(%(task_id)b::text[], %(state)b::text[], %(meta)b::bytea[], %(types)b::bytea[],
+       %(pickled)b::bytea[]) AS batch (task_id, state, meta, types, pickled)
+
+-- delete --
+-- Delete the results and the progress of tasks; gives the ids whose result was there.
+WITH wanted AS (
+    SELECT id::{task_id_type} AS task_id, id FROM unnest(%(task_id)b::text[]) AS given (id)
+), progress_deleted AS (
+    DELETE FROM {progress} AS progress USING wanted WHERE progress.task_id = wanted.task_id
+)
+DELETE FROM {results} AS result USING wanted
+WHERE result.task_id = wanted.task_id
+RETURNING wanted.id;

@@ -1,0 +1,7 @@
+"""The database schema: names, SQL files and migrations."""
+
+from taskiq_pg_json.schema.files import migrations, queries, sql_directory
+from taskiq_pg_json.schema.migrate import Schema
+from taskiq_pg_json.schema.names import Names, TaskIdType
+
+__all__ = ["Names", "Schema", "TaskIdType", "migrations", "queries", "sql_directory"]

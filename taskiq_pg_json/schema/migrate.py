@@ -1,0 +1,158 @@
+"""Brings the tables of one store to the version that this release needs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import tuple_row
+
+from taskiq_pg_json.errors import ConfigurationError, ForeignTableError, SchemaVersionError
+from taskiq_pg_json.schema.files import indexes, migrations, queries, views
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from psycopg import AsyncConnection, sql
+
+    from taskiq_pg_json.schema.names import Names
+
+_COMMENT = "taskiq-pg-json schema {version}"
+_COMMENT_PATTERN = re.compile(_COMMENT.format(version=r"(\d+)"))
+_LOCK_POLL = 0.05  # seconds
+
+
+class Schema:
+    """The tables, indexes and views of one store.
+
+    The version stands in the table's comment, as ``taskiq-pg-json schema 1``, and is written in the
+    transaction of the migrations themselves.
+
+    Args:
+        names: what they are called.
+        wanted_indexes: the indexes to make, by the names of their files; None for all.
+
+    Raises:
+        ConfigurationError: there is no such index.
+    """
+
+    def __init__(self, names: Names, wanted_indexes: Collection[str] | None = None) -> None:
+        unknown = sorted(set(wanted_indexes or ()) - set(indexes()))
+        if unknown or isinstance(wanted_indexes, str):
+            raise ConfigurationError(
+                f"indexes={wanted_indexes!r}: give some of {', '.join(indexes())}, as a list."
+            )
+        self._names = names
+        self._indexes = [
+            text
+            for name, text in indexes().items()
+            if wanted_indexes is None or name in wanted_indexes
+        ]
+
+    @property
+    def needed_version(self) -> int:
+        """The version that this release reads and writes."""
+        return migrations()[-1].version
+
+    async def found_version(self, connection: AsyncConnection[Any]) -> int:
+        """Return the version in the database; 0 when there is no table.
+
+        Raises:
+            ForeignTableError: there is a table of that name, and it is not ours.
+        """
+        table = self._names.relation().as_string()
+        ((oid, comment),) = await _fetch(connection, "schema_version", {"table": table})
+        if oid is None:
+            return 0
+        match = _COMMENT_PATTERN.match(comment or "")
+        if match is None:
+            raise ForeignTableError(
+                f"The table {self._names} exists and was not made by taskiq-pg-json: it is left "
+                "as it is. Give another table_name=, or rename that table."
+            )
+        return int(match[1])
+
+    async def apply(self, connection: AsyncConnection[Any]) -> None:
+        """Apply the migrations that are missing; nothing at all when there are none.
+
+        The connection must be in autocommit mode. A newer version than ours is left alone:
+        migrations only add, so that workers of two releases can share one table.
+        """
+        if await self.found_version(connection) >= self.needed_version:
+            return
+        while not await self._apply_locked(connection):  # noqa: ASYNC110 - the server has no event
+            await asyncio.sleep(_LOCK_POLL)
+
+    async def verify(self, connection: AsyncConnection[Any]) -> None:
+        """Check that the tables are at the version needed, or newer.
+
+        Raises:
+            SchemaVersionError: they are older, or absent.
+        """
+        found = await self.found_version(connection)
+        if found < self.needed_version:
+            state = f"is at schema version {found}" if found else "does not exist"
+            raise SchemaVersionError(
+                f"The table {self._names} {state}, and this release needs version "
+                f"{self.needed_version}: start once with migrate='auto' as a role that may create "
+                "tables, or run the SQL that ResultStore.schema_sql() returns."
+            )
+
+    def script(self, since: int = 0) -> str:
+        """Return the SQL that brings the tables from version ``since`` to the needed one."""
+        steps = self._steps(since)
+        if self._names.schema is not None and not since:
+            steps.insert(0, self._names.bind(queries()["create_schema"] + ";\n"))
+        return "\n".join(step.as_string() for step in steps)
+
+    async def _apply_locked(self, connection: AsyncConnection[Any]) -> bool:
+        async with connection.transaction():
+            names = {"schema": self._names.schema, "table": self._names.table}
+            ((locked,),) = await _fetch(connection, "schema_lock", names)
+            if not locked:
+                return False
+            found = await self.found_version(connection)
+            if found < self.needed_version:
+                if not found:
+                    await self._create_schema(connection)
+                    await self._check_companions(connection)
+                for statement in self._steps(found):
+                    await connection.execute(statement)
+        return True
+
+    async def _create_schema(self, connection: AsyncConnection[Any]) -> None:
+        if self._names.schema is None:
+            return
+        schema = {"schema": self._names.schema}
+        ((exists,),) = await _fetch(connection, "schema_exists", schema)
+        if not exists:
+            await _fetch(connection, "schema_creation_lock", schema)
+            await connection.execute(self._names.bind(queries()["create_schema"]))
+
+    async def _check_companions(self, connection: AsyncConnection[Any]) -> None:
+        names = self._names
+        wanted = {"schema": names.schema, "names": names.companions()}
+        if taken := [name for (name,) in await _fetch(connection, "taken_names", wanted)]:
+            raise ForeignTableError(
+                f"The table {names} needs the names {', '.join(taken)} for its companions, and "
+                "they are taken by what taskiq-pg-json has not made: it is left as it is. Give "
+                "another table_name=, or rename those."
+            )
+
+    def _steps(self, since: int) -> list[sql.Composed]:
+        names = self._names
+        pending = [names.bind(step.text) for step in migrations() if step.version > since]
+        version = _COMMENT.format(version=self.needed_version)
+        comment = names.bind(queries()["set_schema_version"] + ";\n", comment=version)
+        repeatable = map(names.bind, [*self._indexes, *views()])
+        return [*pending, *repeatable, comment] if pending else []
+
+
+async def _fetch(
+    connection: AsyncConnection[Any], query: str, values: Mapping[str, object]
+) -> list[tuple[Any, ...]]:
+    """Run a named query; rows are tuples, whatever the connection's own row factory makes."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(queries()[query].encode(), values)
+        return await cursor.fetchall()

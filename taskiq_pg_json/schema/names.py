@@ -1,0 +1,148 @@
+"""What the tables, indexes and views of one store are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from string import Formatter
+from typing import Literal, get_args
+
+from psycopg import sql
+
+from taskiq_pg_json.errors import ConfigurationError
+
+TaskIdType = Literal["VarChar", "Text", "Uuid"]
+
+MAX_IDENTIFIER_BYTES = 63
+"""PostgreSQL's NAMEDATALEN - 1: it silently cuts a longer name."""
+
+_RELATIONS = frozenset(
+    {
+        "progress",
+        "progress_percent",
+        "progress_text",
+        "outcomes",
+        "failures",
+        "failure_groups",
+        "stats",
+        "stats_hourly",
+        "running",
+        "storage",
+        "duration_classes",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Binds the placeholders of the SQL files to one table name.
+
+    ``{results}`` is the table and ``{progress}``, ``{outcomes}``, … what stands beside it, each
+    qualified by the schema if there is one; ``{results_literal}``, … is such a name as text.
+    ``{results_…}`` and ``{progress_…}`` are bare index
+    names, ``{channel_…}`` NOTIFY channels. Any name too long for PostgreSQL with its suffix is
+    shortened and stays unique.
+
+    Raises:
+        ConfigurationError: a name that is empty, holds NUL or is over 63 bytes; a task_id type
+            that is not VarChar, Text or Uuid.
+    """
+
+    table: str
+    schema: str | None = None
+    task_id_type: TaskIdType = "VarChar"
+
+    def __post_init__(self) -> None:
+        _check_identifier("table_name", self.table)
+        if self.schema is not None:
+            _check_identifier("schema", self.schema)
+        if self.task_id_type not in get_args(TaskIdType):
+            raise ConfigurationError(
+                f"field_for_task_id={self.task_id_type!r} is not a type for task ids: "
+                'use "VarChar", "Text" or "Uuid".'
+            )
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.table}" if self.schema else self.table
+
+    def derived(self, suffix: str) -> str:
+        """Return ``table_suffix``, shortened to 63 bytes where it must be."""
+        return _shortened(self.table, suffix)
+
+    def channel(self, event: str) -> str:
+        """Return the NOTIFY channel on which an event of this table is told."""
+        return _shortened(str(self), event)
+
+    def relation(self, name: str = "results") -> sql.Identifier:
+        """Return the qualified identifier of the table or of what stands beside it."""
+        bare = self.table if name == "results" else self.derived(name)
+        return sql.Identifier(self.schema, bare) if self.schema else sql.Identifier(bare)
+
+    def companions(self) -> list[str]:
+        """Return the names of all that stands beside the table."""
+        return sorted(map(self.derived, _RELATIONS))
+
+    def bind(self, text: str, **literals: str | int) -> sql.Composed:
+        """Put this store's identifiers, and literals, in the place of a SQL file's placeholders."""
+        placeholders = {name for _, name, _, _ in Formatter().parse(text) if name}
+        bound = {
+            name: sql.Literal(literals[name]) if name in literals else self._bound(name)
+            for name in placeholders
+        }
+        # The text comes from the project's own SQL files, never from a user.
+        return sql.SQL(text).format(**bound)
+
+    def statement(self, text: str, **fragments: str) -> bytes:
+        """Bind a query that takes parameters: a percent sign in a name is doubled for psycopg.
+
+        A fragment is SQL of the project's own that stands in the place of its placeholder.
+        """
+        placeholders = {name for _, name, _, _ in Formatter().parse(text) if name}
+        bound = {
+            name: self._bound(name).as_string().replace("%", "%%")
+            for name in placeholders
+            if name not in fragments
+        }
+        nested = {name: self.statement(part).decode() for name, part in fragments.items()}
+        return text.format(**bound, **nested).encode()
+
+    def _bound(self, placeholder: str) -> sql.Composable:
+        if placeholder == "results" or placeholder in _RELATIONS:
+            return self.relation(placeholder)
+        if placeholder.endswith("_literal"):
+            name = self.relation(placeholder.removesuffix("_literal")).as_string()
+            return sql.Literal(name)
+        if placeholder == "schema":
+            return sql.Identifier(self.schema or "public")
+        if placeholder == "task_id_type":
+            return sql.SQL(self.task_id_type.lower())
+        if placeholder.startswith("channel_"):
+            return sql.Identifier(self.channel(placeholder.removeprefix("channel_")))
+        if placeholder.startswith(("results_", "progress_")):
+            return sql.Identifier(self.derived(placeholder.removeprefix("results_")))
+        raise LookupError(f"No name is bound to the placeholder {{{placeholder}}}.")
+
+
+def _shortened(base: str, suffix: str) -> str:
+    name = f"{base}_{suffix}"
+    if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
+        return name
+    tail = f"_{sha256(base.encode()).hexdigest()[:8]}_{suffix}"
+    head = base.encode()[: MAX_IDENTIFIER_BYTES - len(tail)]
+    return head.decode(errors="ignore") + tail
+
+
+def _check_identifier(parameter: str, name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"{parameter}={name!r} is not a name: give a non-empty string.")
+    if "\0" in name:
+        raise ConfigurationError(f"{parameter}={name!r} holds a NUL character: remove it.")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{parameter}={name!r} is not valid Unicode text.") from error
+    if size > MAX_IDENTIFIER_BYTES:
+        raise ConfigurationError(
+            f"{parameter}={name!r} has {size} bytes, and PostgreSQL cuts names at "
+            f"{MAX_IDENTIFIER_BYTES}: choose a shorter one."
+        )

@@ -1,0 +1,437 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import uuid
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from road import HOSTILE_NAMES, eventually, finished
+from taskiq.depends.progress_tracker import TaskProgress
+
+from taskiq_pg_json import (
+    ForeignTableError,
+    JsonbResultBackend,
+    ResultIsMissingError,
+    ResultStore,
+    SchemaError,
+    SchemaVersionError,
+)
+from taskiq_pg_json.schema import files
+
+CURRENT = f"taskiq-pg-json schema {files.migrations()[-1].version}"
+
+
+def quoted(*names):
+    return sql.Identifier(*names)
+
+
+def comment_of(admin, table):
+    return admin.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [table]).fetchone()[
+        0
+    ]
+
+
+def relations_of(admin, schema):
+    """The names of what stands in a schema, but for indexes and sequences."""
+    return {
+        name
+        for (name,) in admin.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) "
+            "AND relkind IN ('r', 'v')",
+            [quoted(schema).as_string()],
+        )
+    }
+
+
+async def drive(backend):
+    """Do everything that a backend can do."""
+    await backend.set_progress("id", TaskProgress(state="half", meta={"percent": 50}))
+    assert (await backend.get_progress("id")).state == "half"
+    await backend.set_result("id", finished({"answer": 42}))
+    assert await backend.is_result_ready("id")
+    assert (await backend.get_result("id")).return_value == {"answer": 42}
+    assert (await backend.store.get("id")).return_value == {"answer": 42}
+    await backend.delete_result("id")
+    with pytest.raises(ResultIsMissingError):
+        await backend.get_result("id")
+
+
+@pytest.fixture
+def role(admin, schema_name):
+    """A role that may use the schema and nothing else, dropped afterwards."""
+    name = f"role_{uuid.uuid4().hex[:12]}"
+    admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(quoted(name)))
+    admin.execute(
+        sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(quoted(schema_name), quoted(name))
+    )
+    yield name
+    admin.execute(sql.SQL("DROP OWNED BY {}").format(quoted(name)))
+    admin.execute(sql.SQL("DROP ROLE {}").format(quoted(name)))
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+async def test_a_table_may_have_any_name(start, admin, schema_name, name):
+    backend = await start(table_name=name, schema=schema_name)
+    await drive(backend)
+    await backend.set_result("kept", finished({"answer": 42}))
+    outcomes = backend.store.names.derived("outcomes")
+    row = admin.execute(
+        sql.SQL("SELECT task_id, status, return_value FROM {}").format(
+            quoted(schema_name, outcomes)
+        )
+    ).fetchone()
+    assert row == ("kept", "SUCCESS", {"answer": 42})
+    assert name in relations_of(admin, schema_name)
+
+
+@pytest.mark.parametrize("name", ['we"ird', "100% of {it}", "naïve ☃ 表", "CamelCase"])
+async def test_a_schema_may_have_any_name_and_is_made_when_it_is_missing(start, admin, name):
+    schema = f"{name} {uuid.uuid4().hex[:8]}"
+    try:
+        await drive(await start(schema=schema, table_name=name))
+        assert name in relations_of(admin, schema)
+    finally:
+        admin.execute(
+            sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(quoted(schema)), prepare=False
+        )
+
+
+async def test_without_a_schema_the_first_of_the_search_path_is_taken(
+    start, dsn, admin, schema_name, table_name
+):
+    await drive(await start(make_conninfo(dsn, options=f"-c search_path={schema_name},public")))
+    assert table_name in relations_of(admin, schema_name)
+
+
+async def test_the_version_stands_in_the_comment_of_the_table(backend, admin, table_name):
+    assert backend.store.names.table == table_name
+    assert comment_of(admin, table_name) == CURRENT
+
+
+async def test_everything_is_named_after_the_table(start, admin, schema_name):
+    await start(table_name="shop", schema=schema_name)
+    assert {"shop", "shop_progress", "shop_outcomes", "shop_failures"} <= relations_of(
+        admin, schema_name
+    )
+    assert all(name.startswith("shop") for name in relations_of(admin, schema_name))
+
+
+async def test_every_column_and_every_relation_says_what_it_holds(start, admin, schema_name):
+    await start(table_name="shop", schema=schema_name)
+    silent = admin.execute(
+        """
+        SELECT attrelid::regclass::text, attname
+        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+        WHERE relnamespace = %s::regnamespace AND relkind IN ('r', 'v')
+          AND attnum >= 0 AND NOT attisdropped
+          AND coalesce(col_description(attrelid, attnum), '') = ''
+        UNION ALL
+        SELECT pg_class.oid::regclass::text, NULL
+        FROM pg_class
+        WHERE relnamespace = %s::regnamespace AND relkind IN ('r', 'v')
+          AND coalesce(obj_description(pg_class.oid, 'pg_class'), '') = ''
+        UNION ALL
+        SELECT pg_proc.oid::regprocedure::text, NULL
+        FROM pg_proc
+        WHERE pronamespace = %s::regnamespace
+          AND coalesce(obj_description(pg_proc.oid, 'pg_proc'), '') = ''
+        """,
+        [schema_name] * 3,
+    ).fetchall()
+    assert silent == []
+
+
+async def test_stores_that_start_at_once_make_the_tables_once(dsn, table_name, admin):
+    stores = [ResultStore(dsn, table_name=table_name, max_size=2) for _ in range(20)]
+    try:
+        await asyncio.gather(*(store.startup() for store in stores))
+        assert comment_of(admin, table_name) == CURRENT
+        assert not any(await asyncio.gather(*(store.is_ready("none") for store in stores)))
+    finally:
+        await asyncio.gather(*(store.shutdown() for store in stores))
+
+
+async def test_stores_of_one_schema_that_start_at_once_make_the_schema_once(dsn, admin):
+    schema = f"schema {uuid.uuid4().hex[:8]}"
+    stores = [
+        ResultStore(dsn, table_name=f"t{number % 4}", schema=schema, max_size=2)
+        for number in range(12)
+    ]
+    try:
+        await asyncio.gather(*(store.startup() for store in stores))
+        assert {"t0", "t1", "t2", "t3"} <= relations_of(admin, schema)
+    finally:
+        await asyncio.gather(*(store.shutdown() for store in stores))
+        admin.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(quoted(schema)))
+
+
+def test_processes_that_start_at_once_make_the_tables_once(dsn, table_name, admin):
+    code = (
+        "import asyncio, sys\n"
+        "from taskiq_pg_json import ResultStore\n"
+        "async def main():\n"
+        "    sys.stdin.readline()\n"
+        "    async with ResultStore(sys.argv[1], table_name=sys.argv[2]) as store:\n"
+        "        await store.is_ready('none')\n"
+        "asyncio.run(main())\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, dsn, table_name],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    complaints = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], complaints
+    assert comment_of(admin, table_name) == CURRENT
+
+
+async def test_a_start_on_current_tables_waits_for_nobody(start, connect, table_name):
+    await start()
+    holder = await connect(autocommit=False)
+    await holder.execute(
+        sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(quoted(table_name))
+    )
+    await asyncio.wait_for(start(), 10)
+    await asyncio.wait_for(start(migrate="verify"), 10)
+    await holder.rollback()
+
+
+async def test_a_second_start_changes_nothing(start, admin, table_name):
+    def fingerprint():
+        return admin.execute(
+            "SELECT oid, xmin::text, relname FROM pg_class WHERE starts_with(relname, %s) "
+            "ORDER BY oid",
+            [table_name],
+        ).fetchall()
+
+    backend = await start()
+    await backend.set_result("kept", finished(1))
+    before = fingerprint()
+    again = await start()
+    assert fingerprint() == before
+    assert (await again.get_result("kept")).return_value == 1
+
+
+@pytest.mark.parametrize("migrate", ["auto", "verify"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE TABLE {} AS SELECT 42 AS answer",
+        "CREATE VIEW {} AS SELECT 42 AS answer",
+        "CREATE TABLE {} AS SELECT 42 AS answer; COMMENT ON TABLE {} IS 'schema 1'",
+    ],
+)
+async def test_a_foreign_table_is_never_touched(dsn, admin, schema_name, migrate, made):
+    foreign = quoted(schema_name, "orders")
+    admin.execute(sql.SQL(made).format(*[foreign] * made.count("{}")))
+    store = ResultStore(dsn, table_name="orders", schema=schema_name, migrate=migrate)
+    with pytest.raises(ForeignTableError, match=f"{schema_name}.orders exists.*table_name="):
+        await store.startup()
+    assert relations_of(admin, schema_name) == {"orders"}
+    assert admin.execute(sql.SQL("SELECT * FROM {}").format(foreign)).fetchall() == [(42,)]
+
+
+@pytest.mark.parametrize("beside", ["progress", "outcomes"])
+async def test_a_foreign_table_beside_ours_is_never_touched_and_nothing_is_left_behind(
+    dsn, admin, table_name, beside
+):
+    foreign = f"{table_name}_{beside}"
+    admin.execute(sql.SQL("CREATE TABLE {} AS SELECT 42 AS answer").format(quoted(foreign)))
+    with pytest.raises(SchemaError, match=foreign):
+        await ResultStore(dsn, table_name=table_name).startup()
+    names = admin.execute(
+        "SELECT relname FROM pg_class WHERE starts_with(relname, %s)", [table_name]
+    ).fetchall()
+    assert names == [(foreign,)]
+
+
+async def test_the_progress_of_one_store_is_no_table_for_the_results_of_another(
+    backend, dsn, table_name
+):
+    await backend.set_result("kept", finished(1))
+    with pytest.raises(ForeignTableError, match=f"{table_name}_progress"):
+        await ResultStore(dsn, table_name=f"{table_name}_progress").startup()
+
+
+async def test_verify_names_what_is_missing_and_the_way_to_it(dsn, admin, table_name):
+    with pytest.raises(SchemaVersionError, match=r"does not exist.*needs version \d.*schema_sql"):
+        await ResultStore(dsn, table_name=table_name, migrate="verify").startup()
+    assert comment_of(admin, table_name) is None
+
+
+async def test_verify_accepts_tables_that_are_current(start):
+    await start()
+    await drive(await start(migrate="verify"))
+
+
+@pytest.mark.parametrize("migrate", ["auto", "verify"])
+async def test_tables_of_a_newer_release_are_used_as_they_are(start, admin, table_name, migrate):
+    await start()
+    newer = "taskiq-pg-json schema 999"
+    admin.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(quoted(table_name), newer))
+    await drive(await start(migrate=migrate))
+    assert comment_of(admin, table_name) == newer
+
+
+async def test_off_looks_at_nothing_and_makes_nothing(start, admin, table_name):
+    backend = await start(migrate="off")
+    assert comment_of(admin, table_name) is None
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await backend.set_result("id", finished(1))
+
+
+async def test_a_role_without_ddl_rights_starts_on_current_tables(
+    start, dsn, admin, schema_name, role
+):
+    await start(schema=schema_name)
+    admin.execute(
+        sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {} TO {}").format(
+            quoted(schema_name), quoted(role)
+        )
+    )
+    limited = make_conninfo(dsn, user=role)
+    await drive(await start(limited, schema=schema_name))
+    await drive(await start(limited, schema=schema_name, migrate="verify"))
+
+
+async def test_a_role_without_ddl_rights_is_told_so_when_tables_are_missing(
+    dsn, schema_name, table_name, role
+):
+    store = ResultStore(make_conninfo(dsn, user=role), schema=schema_name, table_name=table_name)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=schema_name):
+        await store.startup()
+
+
+async def test_a_role_that_may_not_make_schemas_makes_tables_in_one_that_is_there(
+    start, dsn, admin, schema_name, role
+):
+    admin.execute(
+        sql.SQL("GRANT CREATE ON SCHEMA {} TO {}").format(quoted(schema_name), quoted(role))
+    )
+    await drive(await start(make_conninfo(dsn, user=role), schema=schema_name))
+
+
+async def test_a_start_that_fails_leaves_no_connection_open(dsn, admin, table_name):
+    admin.execute(sql.SQL("CREATE TABLE {} ()").format(quoted(table_name)))
+    conninfo = make_conninfo(dsn, application_name=table_name)
+    with pytest.raises(ForeignTableError):
+        await ResultStore(conninfo, table_name=table_name, min_size=3).startup()
+    left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+    await eventually(lambda: admin.execute(left, [table_name]).fetchone() == (0,))
+
+
+@pytest.mark.parametrize("name", ["plain", 'we"ird', "100% {it}"])
+async def test_the_sql_that_is_printed_makes_tables_that_verify_accepts(
+    start, connect, schema_name, name
+):
+    store = ResultStore(table_name=name, schema=schema_name)
+    await (await connect()).execute(store.schema_sql())
+    await drive(await start(table_name=name, schema=schema_name, migrate="verify"))
+
+
+async def test_the_sql_that_is_printed_makes_the_schema_too(start, connect, admin):
+    schema = f"schema {uuid.uuid4().hex[:8]}"
+    try:
+        await (await connect()).execute(ResultStore(schema=schema).schema_sql())
+        await drive(await start(table_name="taskiq_results", schema=schema, migrate="verify"))
+    finally:
+        admin.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(quoted(schema)))
+
+
+async def test_the_sql_that_is_printed_makes_what_a_start_makes(start, connect, admin, schema_name):
+    def everything():
+        return admin.execute(
+            """
+            SELECT relname, relkind, pg_get_viewdef(pg_class.oid), attname, atttypid::regtype,
+                   attnotnull, obj_description(pg_class.oid), col_description(attrelid, attnum)
+            FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+            WHERE relnamespace = %s::regnamespace AND relkind IN ('r', 'v', 'i')
+            ORDER BY relname, attnum
+            """,
+            [schema_name],
+        ).fetchall()
+
+    store = ResultStore(table_name="shop", schema=schema_name)
+    await (await connect()).execute(store.schema_sql())
+    by_hand = everything()
+    admin.execute(sql.SQL("DROP SCHEMA {0} CASCADE; CREATE SCHEMA {0}").format(quoted(schema_name)))
+    await start(table_name="shop", schema=schema_name)
+    assert everything() == by_hand
+
+
+@pytest.mark.parametrize("type_", ["VarChar", "Text", "Uuid"])
+async def test_task_ids_have_the_type_asked_for(start, admin, table_name, type_):
+    await start(field_for_task_id=type_)
+    types = admin.execute(
+        "SELECT DISTINCT atttypid::regtype::text FROM pg_attribute "
+        "WHERE attrelid IN (%s::regclass, %s::regclass, %s::regclass) AND attname = 'task_id'",
+        [table_name, f"{table_name}_progress", f"{table_name}_outcomes"],
+    ).fetchall()
+    assert types == [({"VarChar": "character varying"}.get(type_, type_.lower()),)]
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    """Makes a bundle of migrations of these file names and reads it."""
+
+    def read(*file_names):
+        (tmp_path / "migrations").mkdir()
+        for name in file_names:
+            (tmp_path / "migrations" / name).write_text("SELECT 1;\n")
+        monkeypatch.setattr(files, "sql_directory", lambda: tmp_path)
+        return files.migrations.__wrapped__()
+
+    return read
+
+
+def test_migrations_are_read_in_the_order_of_their_numbers(bundle):
+    found = bundle("0002_second.sql", "0001_first.sql")
+    assert [(step.version, step.name) for step in found] == [(1, "first"), (2, "second")]
+
+
+@pytest.mark.parametrize(
+    ("file_names", "complaint"),
+    [
+        (("0001_a.sql", "0003_c.sql"), r"\[1, 3\]"),
+        (("0001_a.sql", "0001_b.sql"), r"\[1, 1\]"),
+        (("0002_b.sql",), r"\[2\]"),
+        (("0000_zero.sql", "0001_a.sql"), r"\[0, 1\]"),
+        (("1_a.sql",), "1_a.sql"),
+        (("0001-a.sql",), "0001-a.sql"),
+        (("0001_a.sql", "0002_b copy.sql"), "0002_b copy.sql"),
+    ],
+)
+def test_a_bundle_of_migrations_with_a_gap_or_a_double_is_refused(bundle, file_names, complaint):
+    with pytest.raises(SchemaError, match=complaint):
+        bundle(*file_names)
+
+
+def test_an_installation_without_its_sql_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_PACKAGE", tmp_path / "package")
+    with pytest.raises(SchemaError, match="install taskiq-pg-json again"):
+        files.sql_directory.__wrapped__()
+
+
+def test_a_query_that_is_defined_twice_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "queries").mkdir()
+    for name in ("a.sql", "b.sql"):
+        (tmp_path / "queries" / name).write_text("-- get --\n-- Get it.\nSELECT 1;\n")
+    monkeypatch.setattr(files, "sql_directory", lambda: tmp_path)
+    with pytest.raises(SchemaError, match=r"get is defined twice.*b\.sql"):
+        files.queries.__wrapped__()
+
+
+def test_a_mode_of_migration_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match='"auto", "verify" and "off"'):
+        JsonbResultBackend(migrate="always")
