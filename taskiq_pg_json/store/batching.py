@@ -1,0 +1,243 @@
+"""Natural batching: what waits while a statement is in flight forms the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from typing import Generic, TypeVar
+
+from taskiq_pg_json.errors import NotStartedError
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+_Waiting = tuple[ItemT, "asyncio.Future[ResultT]"]
+_Batch = dict[Hashable, tuple[ItemT, "list[asyncio.Future[ResultT]]"]]
+_FLUSHES_ASIDE = 2
+
+
+class MicroBatcher(Generic[ItemT, ResultT]):
+    """Gathers concurrent calls into batches, with no timer and no delay for a single caller.
+
+    The first call flushes at once, in the caller's own task. Calls that arrive meanwhile form the
+    next batch. ``submit`` returns when the flush of its own item has returned.
+
+    Items of one key are flushed in the order of their arrival and never by two flushes at once. In
+    one batch the last of them stands for all (``last_wins``), or each waits for a batch of its own.
+
+    Args:
+        flush: writes or reads one batch, whole or not at all; returns one result an item, in order.
+        key: what an item is about, such as its task id.
+        size: an item's weight in bytes.
+        rejects: the errors that one bad item causes; the batch is then halved until it is alone.
+        last_wins: whether the last item of a key makes the earlier ones of a batch superfluous.
+        max_rows: items in one batch.
+        max_bytes: bytes in one batch; an item that is heavier by itself is flushed by itself,
+            beside the lanes, so that it stalls nobody.
+        max_waiting: items that may wait; ``submit`` then waits for room first.
+        lanes: flushes under way at once.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT]]],
+        *,
+        key: Callable[[ItemT], Hashable],
+        size: Callable[[ItemT], int] | None = None,
+        rejects: tuple[type[Exception], ...] = (),
+        last_wins: bool = True,
+        max_rows: int = 500,
+        max_bytes: int = 1 << 20,
+        max_waiting: int = 10_000,
+        lanes: int = 1,
+    ) -> None:
+        self._flush = flush
+        self._key = key
+        self._size = size
+        self._rejects = rejects
+        self._last_wins = last_wins
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._lanes = lanes
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Waiting[ItemT, ResultT]] = deque()
+        self._in_flight: set[Hashable] = set()
+        self._active = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._aside = asyncio.Semaphore(_FLUSHES_ASIDE)
+        self._turns: deque[asyncio.Future[None]] = deque()
+        self._admitted = 0
+        self._idle = asyncio.Event()
+        self._closed = False
+
+    async def submit(self, item: ItemT) -> ResultT:
+        """Flush the item with whatever else is waiting, and return its own result.
+
+        A caller that is cancelled while its item waits takes it back. Later, its item alone is
+        interrupted with it, and one that shares a batch is flushed all the same.
+
+        Raises:
+            NotStartedError: after ``close()``.
+            Exception: what the flush raised, for this item alone where it is one of ``rejects``.
+        """
+        if self._active or self._waiting or self._in_flight or self._turns or self._admitted:
+            return await self._submit_waiting(item)
+        self._check_open()
+        if self._size is not None and self._size(item) > self._max_bytes:
+            return await self._submit_waiting(item)
+        self._active += 1
+        key = self._key(item)
+        self._in_flight.add(key)
+        try:
+            return (await self._flush((item,)))[0]
+        finally:
+            self._active -= 1
+            self._in_flight.remove(key)
+            self._wake()
+
+    async def close(self) -> None:
+        """Refuse new items and return when all that were accepted have been flushed."""
+        self._closed = True
+        while self._turns:
+            _resolve([self._turns.popleft()], _closed_error())
+        self._wake()
+        await self._idle.wait()
+
+    async def _submit_waiting(self, item: ItemT) -> ResultT:
+        self._check_open()
+        if self._turns or self._admitted or len(self._waiting) >= self._max_waiting:
+            await self._turn()
+        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._active < self._lanes:
+            self._start(self._lane())
+            self._active += 1
+        return await future
+
+    async def _turn(self) -> None:
+        """Wait for room, first come first served."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        try:
+            await turn
+        finally:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._admitted -= 1
+                self._admit()
+
+    def _admit(self) -> None:
+        while self._turns and len(self._waiting) + self._admitted < self._max_waiting:
+            turn = self._turns.popleft()
+            if not turn.done():  # not cancelled
+                turn.set_result(None)
+                self._admitted += 1
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _closed_error()
+
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _wake(self) -> None:
+        """Go on with what waits, or tell ``close()`` that nothing does."""
+        if self._waiting and self._active < self._lanes:
+            self._start(self._lane())
+            self._active += 1
+        elif self._closed and not (
+            self._waiting or self._active or self._in_flight or self._admitted
+        ):
+            self._idle.set()
+
+    async def _lane(self) -> None:
+        try:
+            while batch := self._take():
+                await self._flush_batch(batch)
+                # Those just answered may come back with their next item.
+                await asyncio.sleep(0)
+        finally:
+            self._active -= 1
+            if not self._blocked():
+                self._wake()
+
+    def _blocked(self) -> bool:
+        """Whether all that waits is for keys in flight, whose end will wake it."""
+        return bool(self._waiting) and all(
+            self._key(item) in self._in_flight for item, _ in self._waiting
+        )
+
+    def _take(self) -> _Batch[ItemT, ResultT]:
+        """Form the next batch; items too heavy for any are sent off by themselves."""
+        batch: _Batch[ItemT, ResultT] = {}
+        left: deque[_Waiting[ItemT, ResultT]] = deque()
+        total = 0
+        # An even share, lest one lane go on with almost all items and the other with almost none.
+        share = -(-(len(self._waiting) + len(self._in_flight)) // self._lanes)
+        rows = min(share, self._max_rows)
+        while self._waiting and len(batch) < rows and total < self._max_bytes:
+            item, future = entry = self._waiting.popleft()
+            if future.done():
+                continue
+            key = self._key(item)
+            size = self._size(item) if self._size is not None else 0
+            if key in self._in_flight or (key in batch and not self._last_wins):
+                left.append(entry)
+            elif size > self._max_bytes and key not in batch:
+                self._in_flight.add(key)
+                self._start(self._flush_aside({key: (item, [future])}))
+            else:
+                futures = batch[key][1] if key in batch else []
+                batch[key] = (item, [*futures, future])
+                total += size
+        self._waiting.extendleft(reversed(left))
+        self._in_flight.update(batch)
+        self._admit()
+        return batch
+
+    async def _flush_aside(self, batch: _Batch[ItemT, ResultT]) -> None:
+        async with self._aside:
+            await self._flush_batch(batch)
+        self._wake()
+
+    async def _flush_batch(self, batch: _Batch[ItemT, ResultT]) -> None:
+        try:
+            results = await self._settle([item for item, _ in batch.values()])
+        except BaseException as error:
+            for _, futures in batch.values():
+                _resolve(futures, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (_, futures), result in zip(batch.values(), results, strict=True):
+                _resolve(futures, result)
+        finally:
+            self._in_flight.difference_update(batch)
+
+    async def _settle(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
+        """Flush; halve the batch until an item that makes it fail stands alone."""
+        try:
+            return await self._flush(items)
+        except self._rejects as error:
+            if len(items) == 1:
+                return [error]
+        half = len(items) // 2
+        return [*await self._settle(items[:half]), *await self._settle(items[half:])]
+
+
+def _closed_error() -> NotStartedError:
+    return NotStartedError("The result store has been shut down: start it again first.")
+
+
+def _resolve(futures: Sequence[asyncio.Future[ResultT]], result: ResultT | BaseException) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if isinstance(result, asyncio.CancelledError):
+            future.cancel()
+        elif isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

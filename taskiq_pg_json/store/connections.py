@@ -1,0 +1,299 @@
+"""The connections of one store: its own pool, or one that it was lent."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from taskiq_pg_json.errors import ConfigurationError, NotStartedError, WriteTimeoutError
+from taskiq_pg_json.store.kept import KeptConnections
+
+logger = logging.getLogger("taskiq_pg_json")
+
+Dsn = str | Callable[[], Any] | None
+"""A conninfo or URL, a callable that returns one, or None for libpq's PG* environment."""
+
+Connection = AsyncConnection[Any]
+ResultT = TypeVar("ResultT")
+
+_SQLALCHEMY_DRIVER = re.compile(r"^(postgres(?:ql)?)\+[^:]+(://)")
+_POOL_PARAMETERS = frozenset(inspect.signature(AsyncConnectionPool).parameters) - {
+    "conninfo",
+    "open",
+}
+_DEFAULT_POOL = {"min_size": 1, "max_size": 10}
+_FIRST_RETRY = 0.05  # seconds; doubles up to the longest
+_LONGEST_RETRY = 2.0
+_TRANSIENT_STATES = frozenset(
+    {
+        "57P01",  # admin_shutdown
+        "57P02",  # crash_shutdown
+        "57P03",  # cannot_connect_now
+        "40001",  # serialization_failure
+        "40P01",  # deadlock_detected
+        "53300",  # too_many_connections
+    }
+)
+
+
+class Connections:
+    """Gives connections in autocommit mode, and tries again when one was lost.
+
+    Args:
+        dsn: where the server is; not used when a pool is lent.
+        pool: a pool to borrow from; it is opened if it is not open, and never closed.
+        retry_for: how long, in seconds, a lost connection is tried again.
+        pool_kwargs: to the store's own ``AsyncConnectionPool``.
+
+    Raises:
+        ConfigurationError: a dsn of the wrong type, or pool arguments that do not exist or that
+            come with a pool.
+    """
+
+    def __init__(
+        self,
+        dsn: Dsn = None,
+        *,
+        pool: AsyncConnectionPool[Any] | None = None,
+        retry_for: float = 30.0,
+        pool_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        self._dsn = dsn
+        self._pool_kwargs = _DEFAULT_POOL | (pool_kwargs or {})
+        self._lent = pool is not None
+        self._pool = pool
+        self._kept: KeptConnections | None = None
+        self._open = False
+        self._retry_for = retry_for
+        self._timeout = min(retry_for, self._pool_kwargs.get("timeout", retry_for))
+        _check_dsn(dsn)
+        _check_pool(pool)
+        _check_pool_kwargs(pool_kwargs or {}, lent=self._lent)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether connections can be had."""
+        return self._open
+
+    async def open(self) -> None:
+        """Open the pool; a server that cannot be reached yet is waited for.
+
+        Raises:
+            psycopg.OperationalError: the server refuses us, as with a wrong password.
+            WriteTimeoutError: it could not be reached for ``retry_for`` seconds.
+        """
+        if not self._lent:
+            await self._retry(self._probe)
+            kwargs = self._pool_kwargs | {"kwargs": self._connect_kwargs()}
+            self._pool = AsyncConnectionPool(self._conninfo, open=False, **kwargs)
+            self._kept = KeptConnections(self._pool)
+        if self._pool is not None and self._pool.closed:
+            await self._pool.open()
+        self._open = True
+
+    async def close(self) -> None:
+        """Close the pool, unless it was lent."""
+        self._open = False
+        if self._kept is not None:
+            await self._kept.close()
+        if self._pool is not None and not self._lent:
+            await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:
+        """Lend a connection in autocommit mode: one statement is one round trip.
+
+        Raises:
+            NotStartedError: before ``open()`` or after ``close()``.
+            psycopg_pool.PoolTimeout: none was free for ``timeout`` seconds, or the pool's own time.
+        """
+        if not self._open or self._pool is None:
+            raise NotStartedError(
+                "The result store is not started: await broker.startup() (or backend.startup()), "
+                "or use `async with ResultStore(...)`."
+            )
+        if self._kept is None:
+            async with self._pool.connection(timeout) as connection, _autocommit(connection):
+                yield connection
+            return
+        connection = await self._kept.take(timeout)
+        try:
+            async with _autocommit(connection):
+                yield connection
+        finally:
+            await self._kept.give_back(connection)
+
+    async def run(self, operation: Callable[[Connection], Awaitable[ResultT]]) -> ResultT:
+        """Run an operation that may run twice; again on a new connection if one is lost.
+
+        Raises:
+            WriteTimeoutError: the server stayed away for longer than ``retry_for`` seconds.
+        """
+
+        async def attempt() -> ResultT:
+            async with self.connection(self._timeout) as connection:
+                return await operation(connection)
+
+        return await self._retry(attempt)
+
+    async def execute(
+        self, statement: bytes, values: Mapping[str, object], *, prepare: bool = True
+    ) -> list[Any]:
+        """Run one statement that may run twice, and return its rows as tuples."""
+        return await self._retry(partial(self._execute, statement, values, prepare))
+
+    async def _execute(
+        self, statement: bytes, values: Mapping[str, object], prepare: bool
+    ) -> list[Any]:
+        if self._kept is None or not self._open:
+            async with self.connection(self._timeout) as connection:
+                return await _rows(connection, statement, values, prepare)
+        # The hot path: no context managers, whose cost would show beside a small statement's.
+        connection = await self._kept.take(self._timeout)
+        try:
+            if connection.autocommit:
+                return await _rows(connection, statement, values, prepare)
+            async with _autocommit(connection):
+                return await _rows(connection, statement, values, prepare)
+        finally:
+            await self._kept.give_back(connection)
+
+    async def connect(self) -> Connection:
+        """Open a connection of its own, outside the pool, in autocommit mode."""
+        kwargs = self._connect_kwargs() | {"autocommit": True}
+        if self._lent and self._pool is not None:
+            conninfo = self._pool.conninfo
+            resolved = await _resolved(conninfo) if callable(conninfo) else conninfo
+        else:
+            resolved = await self._conninfo()
+        return await AsyncConnection.connect(resolved, **kwargs)
+
+    async def _retry(self, attempt: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        deadline = time.monotonic() + self._retry_for
+        pause = _FIRST_RETRY
+        while True:
+            try:
+                return await attempt()
+            except PoolClosed as error:
+                raise NotStartedError("The pool that was lent has been closed.") from error
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if not _is_transient(error):
+                    raise
+                if time.monotonic() + pause > deadline:
+                    raise WriteTimeoutError(
+                        f"PostgreSQL could not be reached for {self._retry_for:g} s: {error}"
+                    ) from error
+                logger.warning("PostgreSQL is away, trying again in %.2g s: %s", pause, error)
+            await self._replace_lost()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_RETRY)
+
+    async def _replace_lost(self) -> None:
+        """After one connection was lost the others are suspect."""
+        if self._open and self._kept is not None:
+            await self._kept.check()
+        elif self._open and self._pool is not None:
+            await self._pool.check()
+
+    async def _probe(self) -> None:
+        """Connect once, so that start-up fails with the server's own words."""
+        await (await self.connect()).close()
+
+    async def _conninfo(self) -> str:
+        dsn = self._dsn
+        if callable(dsn):
+            dsn = await _resolved(dsn)
+        return _SQLALCHEMY_DRIVER.sub(r"\1\2", dsn or "", count=1)
+
+    def _connect_kwargs(self) -> dict[str, Any]:
+        if self._lent and self._pool is not None:
+            kwargs = self._pool.kwargs
+            return dict(kwargs) if isinstance(kwargs, Mapping) else {}
+        return {"autocommit": True} | dict(self._pool_kwargs.get("kwargs") or {})
+
+
+async def _rows(
+    connection: Connection, statement: bytes, values: Mapping[str, object], prepare: bool
+) -> list[Any]:
+    cursor = connection.cursor(row_factory=tuple_row, binary=True)
+    await cursor.execute(statement, values, prepare=prepare)
+    return await cursor.fetchall() if cursor.description else []
+
+
+@asynccontextmanager
+async def _autocommit(connection: Connection) -> AsyncIterator[None]:
+    """Put the connection in autocommit mode for the time of the block."""
+    if connection.autocommit:
+        yield
+        return
+    await connection.set_autocommit(True)
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            await connection.set_autocommit(False)
+
+
+async def _resolved(dsn: Callable[[], Any]) -> str:
+    """Call a dsn callable in a thread: it may start a server or ask for a password."""
+    found = await asyncio.to_thread(dsn)
+    if inspect.isawaitable(found):
+        found = await found
+    if not isinstance(found, str):
+        raise ConfigurationError(
+            f"The dsn callable returned {found!r}: it must return a connection string."
+        )
+    return found
+
+
+def _is_transient(error: psycopg.Error) -> bool:
+    """Whether the same statement may succeed on another connection, or a little later."""
+    if isinstance(error, PoolTimeout | psycopg.InterfaceError):
+        return True
+    state = error.sqlstate
+    if state is None:
+        # libpq gives no code: a lost or refused connection, or the server's own refusal.
+        return "FATAL" not in str(error) or "starting up" in str(error)
+    return state.startswith("08") or state in _TRANSIENT_STATES
+
+
+def _check_dsn(dsn: object) -> None:
+    if dsn is not None and not isinstance(dsn, str) and not callable(dsn):
+        raise ConfigurationError(
+            f"dsn={dsn!r} is neither a connection string, nor a callable that returns one, nor "
+            "None for the PG* environment variables."
+        )
+
+
+def _check_pool(pool: object) -> None:
+    if pool is not None and not isinstance(pool, AsyncConnectionPool):
+        raise ConfigurationError(
+            f"pool={pool!r} is a {type(pool).__name__}: lend a psycopg_pool.AsyncConnectionPool, "
+            "or give dsn= instead."
+        )
+
+
+def _check_pool_kwargs(pool_kwargs: dict[str, Any], *, lent: bool) -> None:
+    if lent and pool_kwargs:
+        raise ConfigurationError(
+            f"{', '.join(sorted(pool_kwargs))}: a pool was lent, so that it cannot be configured "
+            "here; give these to the pool itself."
+        )
+    unknown = sorted(set(pool_kwargs) - _POOL_PARAMETERS)
+    if unknown:
+        raise ConfigurationError(
+            f"{', '.join(unknown)}: no parameter of the backend, nor of "
+            "psycopg_pool.AsyncConnectionPool; connection parameters go into kwargs={…}."
+        )

@@ -1,0 +1,180 @@
+"""Hears which tasks have ended or progressed, over one connection that LISTENs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import defaultdict
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import orjson
+import psycopg
+
+from taskiq_pg_json.errors import TaskiqPgJsonError
+from taskiq_pg_json.schema import queries
+from taskiq_pg_json.store.announce import EVERYTHING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from taskiq_pg_json.schema import Names
+    from taskiq_pg_json.store.connections import Connection, Connections
+
+logger = logging.getLogger("taskiq_pg_json")
+
+SAFETY_POLL = 5.0  # seconds between looks where notifications arrive
+POLL = 0.1  # seconds between looks where they do not
+_PROBE_TIMEOUT = 2.0  # seconds
+_RECONNECT = 1.0  # seconds
+
+
+class Subscription:
+    """What has been heard of some tasks since the last look."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._heard = asyncio.Event()
+        self._ended: set[str] = set()
+        self._look_again = True
+
+    async def changes(self, timeout: float | None = None) -> tuple[set[str], bool]:
+        """Wait for news, for ``timeout`` seconds at most.
+
+        Returns the ids that have ended, and whether to look for others: because something else
+        may have happened meanwhile, or because it is time to.
+        """
+        poll = self._listener.poll_interval
+        due = timeout is None or timeout > poll
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._heard.wait(), poll if due else timeout)
+        silent = not self._heard.is_set()
+        ended, look_again = self._ended, self._look_again or silent
+        self._heard.clear()
+        self._ended, self._look_again = set(), False
+        return ended, look_again
+
+    def tell(self, ended: str | None = None) -> None:
+        """Wake the subscriber: that task has ended, or it had better look."""
+        if ended is None:
+            self._look_again = True
+        else:
+            self._ended.add(ended)
+        self._heard.set()
+
+
+class Listener:
+    """Opens its connection when first asked, and again whenever it is lost.
+
+    After each connection every subscriber looks again, so that nothing told meanwhile is missed.
+    Where notifications do not arrive, as behind a pooler in transaction mode, subscribers poll.
+    """
+
+    def __init__(self, connections: Connections, names: Names, *, enabled: bool) -> None:
+        self._connections = connections
+        self._enabled = enabled
+        self._statements = [
+            names.bind(queries()[name]) for name in ("listen_results", "listen_progress")
+        ]
+        self._notify = names.statement(queries()["notify"])
+        self._ended_channel = names.channel("ended")
+        self._subscriptions: defaultdict[str, set[Subscription]] = defaultdict(set)
+        self._task: asyncio.Task[None] | None = None
+        self._probe = ""
+        self._hearing = asyncio.Event()
+
+    @property
+    def poll_interval(self) -> float:
+        """How long, in seconds, a subscriber may go without a look."""
+        return SAFETY_POLL if self._hearing.is_set() else POLL
+
+    @contextmanager
+    def subscribed(self, task_ids: Iterable[str]) -> Iterator[Subscription]:
+        """Hear of these tasks for the time of the block."""
+        if self._enabled and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._listen())
+        subscription = Subscription(self)
+        ids = list(task_ids)
+        for task_id in ids:
+            self._subscriptions[task_id].add(subscription)
+        try:
+            yield subscription
+        finally:
+            for task_id in ids:
+                subscribers = self._subscriptions[task_id]
+                subscribers.discard(subscription)
+                if not subscribers:
+                    del self._subscriptions[task_id]
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        self._hearing.clear()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                connection = await self._connections.connect()
+                async with connection:
+                    if not await self._listen_on(connection):
+                        return
+            except (psycopg.Error, TaskiqPgJsonError, OSError) as error:
+                logger.warning("The listening connection was lost, opening it again: %s", error)
+            self._hearing.clear()
+            self._tell_all()
+            await asyncio.sleep(_RECONNECT)
+
+    async def _listen_on(self, connection: Connection) -> bool:
+        """Hear until the connection is lost; False if it turns out that nothing can be heard."""
+        for statement in self._statements:
+            await connection.execute(statement)
+        self._probe = f"?{secrets.token_hex(8)}"
+        await self._connections.execute(
+            self._notify, {"channel": self._ended_channel, "payloads": [self._probe]}
+        )
+        async for notification in connection.notifies(timeout=_PROBE_TIMEOUT):
+            self._hear(notification)
+        if not self._hearing.is_set():
+            logger.warning(
+                "Notifications do not arrive here, as behind PgBouncer in transaction mode: "
+                "results are polled for every %g s. notify=False says so from the start.",
+                POLL,
+            )
+            return False
+        async for notification in connection.notifies():
+            self._hear(notification)
+        return True
+
+    def _hear(self, notification: psycopg.Notify) -> None:
+        payload = notification.payload
+        if payload == self._probe:
+            self._hearing.set()
+        task_ids = _ids(payload)
+        if task_ids is None:
+            self._tell_all()
+            return
+        has_ended = notification.channel == self._ended_channel
+        for task_id in task_ids:
+            for subscription in self._subscriptions.get(task_id, ()):
+                subscription.tell(task_id if has_ended else None)
+
+    def _tell_all(self) -> None:
+        for subscriptions in list(self._subscriptions.values()):
+            for subscription in subscriptions:
+                subscription.tell()
+
+
+def _ids(payload: str) -> list[str] | None:
+    """Return the ids that a payload names; None for "look again" and for what is not ours."""
+    if payload == EVERYTHING:
+        return None
+    try:
+        ids = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None
+    return ids if isinstance(ids, list) and all(isinstance(id_, str) for id_ in ids) else None

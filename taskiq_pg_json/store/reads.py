@@ -1,0 +1,249 @@
+"""Reads results, readiness, progress and records, in batches."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taskiq_pg_json.records import Outcome, Progress, Status, TaskRecord
+from taskiq_pg_json.schema import queries
+from taskiq_pg_json.serializer.protocol import EncodedRow
+from taskiq_pg_json.store.batching import MicroBatcher
+from taskiq_pg_json.store.statements import BatchStatement
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taskiq_pg_json.schema import Names
+    from taskiq_pg_json.serializer.protocol import ResultSerializer
+    from taskiq_pg_json.store.connections import Connections
+
+
+_HEAVY_BYTES = 1 << 20  # as stored, which may be compressed
+
+
+class StoredResult(NamedTuple):
+    """The columns of ``get_results``, as they come from the server."""
+
+    task_id: str
+    status: str
+    return_value: bytes | None
+    error: bytes | None
+    labels: bytes | None
+    log: str | None
+    execution_time: float | None
+    types: bytes | None
+    pickled: bytes | None
+
+
+class StoredProgress(NamedTuple):
+    """The columns of ``get_progress``, as they come from the server."""
+
+    task_id: str
+    state: str
+    meta: bytes | None
+    types: bytes | None
+    pickled: bytes | None
+    updated_at: datetime
+    percent: float | None
+    text: str | None
+
+
+class StoredRecord(NamedTuple):
+    """The columns of ``record_columns``, as they come from the server."""
+
+    task_id: str
+    task_name: str | None
+    worker: str | None
+    status: str
+    log: str | None
+    execution_time: float | None
+    queued_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    serializer: str | None
+    return_value: bytes | None
+    error: bytes | None
+    args: bytes | None
+    kwargs: bytes | None
+    labels: bytes | None
+    types: bytes | None
+    pickled: bytes | None
+    progress_state: str | None
+    meta: bytes | None
+    meta_types: bytes | None
+    meta_pickled: bytes | None
+    progress_at: datetime | None
+    progress_percent: float | None
+    progress_text: str | None
+
+
+class _Heavy(Enum):
+    """Stands for a result that is too large to share a statement with others."""
+
+    RESULT = 0
+
+
+class Reader:
+    """Every read by task id, each kind with a batcher of its own."""
+
+    def __init__(
+        self, connections: Connections, names: Names, serializer: ResultSerializer, *, lanes: int
+    ) -> None:
+        self._connections = connections
+        self._serializer = serializer
+        statements = queries()
+        self._get_results = BatchStatement(names, "get_results", "results")
+        self._are_ready = BatchStatement(names, "are_ready", "results")
+        self._get_progress = BatchStatement(names, "get_progress", "progress")
+        self._get_records = names.statement(
+            statements["get_records"],
+            batch=statements["results_many"],
+            record_columns=statements["record_columns"],
+        )
+        self._results: MicroBatcher[str, StoredResult | _Heavy | None] = MicroBatcher(
+            self._flush_results, key=str, lanes=lanes
+        )
+        self.ready: MicroBatcher[str, bool] = MicroBatcher(self._flush_ready, key=str, lanes=lanes)
+        self.progress: MicroBatcher[str, StoredProgress | None] = MicroBatcher(
+            self._flush_progress, key=str, lanes=lanes
+        )
+
+    async def close(self) -> None:
+        """Answer all that was asked."""
+        for batcher in (self.ready, self.progress, self._results):
+            await batcher.close()
+
+    async def result(self, task_id: str) -> StoredResult | None:
+        """Return what a task left; a large result comes by itself and stalls no other."""
+        stored = await self._results.submit(task_id)
+        if stored is _Heavy.RESULT:
+            return (await self._fetch_results([task_id], None)).get(task_id)
+        return stored
+
+    async def ready_among(self, task_ids: Sequence[str]) -> set[str]:
+        """Return those of the tasks that have ended, in one statement."""
+        rows = await self._connections.execute(*self._are_ready.of_ids(task_ids))
+        return {id_ for (id_,) in rows}
+
+    async def records(self, task_ids: Sequence[str]) -> dict[str, TaskRecord]:
+        """Return the records of those ids that have one."""
+        rows = await self._connections.execute(self._get_records, {"task_id": list(task_ids)})
+        return {id_: self.record(columns) for id_, *columns in rows}
+
+    def record(self, columns: Sequence[Any]) -> TaskRecord:
+        """Make a record of a row of ``record_columns``; the JSON is decoded when asked for."""
+        stored = StoredRecord._make(columns)
+        return TaskRecord(
+            task_id=stored.task_id,
+            task_name=stored.task_name,
+            worker=stored.worker,
+            status=Status(stored.status),
+            log=stored.log,
+            execution_time=stored.execution_time,
+            queued_at=_in_utc(stored.queued_at),
+            started_at=_in_utc(stored.started_at),
+            finished_at=_in_utc(stored.finished_at),
+            expires_at=_in_utc(stored.expires_at),
+            serializer=stored.serializer,
+            _decode=partial(self._decoded, stored),
+        )
+
+    def outcome(self, stored: StoredResult) -> Outcome:
+        """Decode how a task ended.
+
+        Raises:
+            ResultDecodeError: what stands in the row cannot be decoded.
+        """
+        columns = {
+            "return_value": stored.return_value,
+            "error": stored.error,
+            "labels": stored.labels,
+        }
+        present = {name: text for name, text in columns.items() if text is not None}
+        row = EncodedRow(present, stored.types, stored.pickled)
+        values = self._serializer.decode(row, task_id=stored.task_id)
+        return Outcome(
+            return_value=values.get("return_value"),
+            error=values.get("error"),  # type: ignore[arg-type] # of that column's kind
+            is_err=stored.status == Status.FAILURE.value,
+            labels=values.get("labels", {}),  # type: ignore[arg-type] # likewise
+            log=stored.log,
+            execution_time=stored.execution_time or 0.0,
+        )
+
+    def decode_progress(self, stored: StoredProgress) -> Progress:
+        """Decode what a task reported.
+
+        Raises:
+            ResultDecodeError: what stands in the row cannot be decoded.
+        """
+        meta = None
+        if stored.meta is not None:
+            row = EncodedRow({"meta": stored.meta}, stored.types, stored.pickled)
+            meta = self._serializer.decode(row, task_id=stored.task_id)["meta"]
+        return Progress(stored.state, meta, stored.percent, stored.text, _in_utc(stored.updated_at))
+
+    def _decoded(self, stored: StoredRecord, column: str) -> object:
+        if column == "progress":
+            return self._decoded_progress(stored)
+        text = getattr(stored, column)
+        return self._decoded_text(stored, column, text, stored.types, stored.pickled)
+
+    def _decoded_progress(self, stored: StoredRecord) -> Progress | None:
+        if stored.progress_state is None:
+            return None
+        return Progress(
+            state=stored.progress_state,
+            meta=self._decoded_text(
+                stored, "meta", stored.meta, stored.meta_types, stored.meta_pickled
+            ),
+            percent=stored.progress_percent,
+            text=stored.progress_text,
+            updated_at=_in_utc(stored.progress_at),
+        )
+
+    def _decoded_text(
+        self,
+        stored: StoredRecord,
+        column: str,
+        text: bytes | None,
+        types: bytes | None,
+        pickled: bytes | None,
+    ) -> object:
+        if text is None:
+            return None
+        row = EncodedRow({column: text}, types, pickled)
+        return self._serializer.decode(row, task_id=stored.task_id)[column]
+
+    async def _flush_results(
+        self, task_ids: Sequence[str]
+    ) -> Sequence[StoredResult | _Heavy | None]:
+        found: dict[str, StoredResult | _Heavy] = {}
+        found.update(await self._fetch_results(task_ids, _HEAVY_BYTES))
+        if missing := [task_id for task_id in task_ids if task_id not in found]:
+            found.update(dict.fromkeys(await self.ready_among(missing), _Heavy.RESULT))
+        return [found.get(task_id) for task_id in task_ids]
+
+    async def _fetch_results(
+        self, task_ids: Sequence[str], max_bytes: int | None
+    ) -> dict[str, StoredResult]:
+        statement, values = self._get_results.of_ids(task_ids)
+        rows = await self._connections.execute(statement, values | {"max_bytes": max_bytes})
+        return {row[0]: StoredResult._make(row) for row in rows}
+
+    async def _flush_ready(self, task_ids: Sequence[str]) -> Sequence[bool]:
+        ready = await self.ready_among(task_ids)
+        return [task_id in ready for task_id in task_ids]
+
+    async def _flush_progress(self, task_ids: Sequence[str]) -> Sequence[StoredProgress | None]:
+        rows = await self._connections.execute(*self._get_progress.of_ids(task_ids))
+        found = {row[0]: StoredProgress._make(row) for row in rows}
+        return [found.get(task_id) for task_id in task_ids]
+
+
+def _in_utc(moment: datetime | None) -> datetime | None:
+    return moment.astimezone(timezone.utc) if moment is not None else None

@@ -1,0 +1,203 @@
+"""Makes the rows that are written: encoded, and never without an end for whoever waits."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from taskiq_pg_json.errors import ResultEncodeError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from taskiq_pg_json.records import Outcome, Progress, Status, TaskInfo
+    from taskiq_pg_json.serializer.protocol import EncodedRow, ResultSerializer
+
+logger = logging.getLogger("taskiq_pg_json")
+
+MAX_TASK_NAME_BYTES = 1000
+"""With an id as long, what a B-tree of PostgreSQL holds: a third of a page."""
+
+_SIDE_COLUMNS = ("args", "kwargs", "labels")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRow:
+    """One row of the results as it goes to the server; JSON as UTF-8 bytes, times aware."""
+
+    task_id: str
+    status: str
+    size: int
+    task_name: str | None = None
+    worker: str | None = None
+    return_value: bytes | None = None
+    error: bytes | None = None
+    args: bytes | None = None
+    kwargs: bytes | None = None
+    labels: bytes | None = None
+    log: str | None = None
+    execution_time: float | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    types: bytes | None = None
+    pickled: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressRow:
+    """One row of the progress as it goes to the server."""
+
+    task_id: str
+    state: str
+    meta: bytes | None
+    types: bytes | None
+    pickled: bytes | None
+    size: int
+
+
+class RowEncoder:
+    """Encodes what is written through the store's serializer."""
+
+    def __init__(self, serializer: ResultSerializer) -> None:
+        self._serializer = serializer
+
+    def result(self, task_id: str, outcome: Outcome) -> ResultRow:
+        """Return the row of a task that has ended.
+
+        A return value that cannot be stored makes it a FAILURE whose error says which path and type
+        it was; arguments and labels that cannot are left out.
+        """
+        columns: dict[str, object] = {
+            "return_value": outcome.return_value,
+            "labels": outcome.labels,
+        }
+        if outcome.error is not None:
+            columns["error"] = outcome.error
+        info = outcome.info
+        if info is not None:
+            columns |= _call(info)
+        try:
+            encoded = self._encode(task_id, columns)
+        except ResultEncodeError as error:
+            logger.warning("Task %s is stored as a failure: %s", task_id, error)
+            return self.result(task_id, _refused(outcome, error))
+        seconds = outcome.execution_time
+        if info is not None and info.execution_time is not None:
+            seconds = info.execution_time
+        return _row(
+            task_id,
+            outcome.status,
+            encoded,
+            info,
+            log=_storable(outcome.log),
+            execution_time=float(seconds),
+            finished_at=info.finished_at if info is not None else None,
+        )
+
+    def refusal(self, task_id: str, outcome: Outcome, reason: Exception) -> ResultRow:
+        """Return the row that stands in for one that the server refused."""
+        error = ResultEncodeError(
+            f"PostgreSQL refused the result of task {task_id}: {reason}. "
+            "Return something smaller or simpler.",
+            task_id=task_id,
+            path="return_value",
+            type_name=_type_name(outcome.return_value),
+        )
+        logger.warning("Task %s is stored as a failure: %s", task_id, error)
+        bare = _refused(outcome, error)
+        info = bare.info and replace(bare.info, args=(), kwargs={})
+        return self.result(task_id, replace(bare, labels={}, log=None, info=info))
+
+    def state(
+        self, task_id: str, status: Status, info: TaskInfo, error: BaseException | None
+    ) -> ResultRow:
+        """Return the row of a task that is queued, has started or will be retried."""
+        columns: dict[str, object] = {"labels": info.labels, **_call(info)}
+        if error is not None:
+            columns["error"] = error
+        return _row(task_id, status, self._encode(task_id, columns), info)
+
+    def progress(self, task_id: str, progress: Progress) -> ProgressRow:
+        """Return the row of a task's progress.
+
+        Raises:
+            ResultEncodeError: the meta cannot be stored.
+        """
+        encoded = self._serializer.encode({"meta": progress.meta}, task_id=task_id)
+        meta = encoded.columns["meta"]
+        return ProgressRow(
+            task_id=task_id,
+            state=_storable(progress.state) or "",
+            meta=meta,
+            types=encoded.types,
+            pickled=encoded.pickled,
+            size=len(meta) + len(encoded.pickled or b""),
+        )
+
+    def _encode(self, task_id: str, columns: dict[str, object]) -> EncodedRow:
+        """Encode; what is only beside the result is left out rather than fail the row."""
+        try:
+            return self._serializer.encode(columns, task_id=task_id)
+        except ResultEncodeError as error:
+            column = error.path.partition(".")[0].partition("[")[0]
+            if column not in _SIDE_COLUMNS:
+                raise
+            logger.warning("The %s of task %s are not stored: %s", column, task_id, error)
+        rest = {name: value for name, value in columns.items() if name != column}
+        return self._encode(task_id, rest)
+
+
+def _row(
+    task_id: str,
+    status: Status,
+    encoded: EncodedRow,
+    info: TaskInfo | None,
+    *,
+    log: str | None = None,
+    execution_time: float | None = None,
+    finished_at: datetime | None = None,
+) -> ResultRow:
+    return ResultRow(
+        task_id=task_id,
+        status=status.value,
+        log=log,
+        execution_time=execution_time,
+        finished_at=finished_at,
+        task_name=_cut(_storable(info.task_name)) if info else None,
+        worker=_storable(info.worker) if info else None,
+        queued_at=info.queued_at if info else None,
+        started_at=info.started_at if info else None,
+        types=encoded.types,
+        pickled=encoded.pickled,
+        size=sum(map(len, encoded.columns.values())) + len(encoded.pickled or b""),
+        **encoded.columns,
+    )
+
+
+def _call(info: TaskInfo) -> dict[str, object]:
+    call = {"args": info.args, "kwargs": info.kwargs}
+    return {name: value for name, value in call.items() if value is not None}
+
+
+def _refused(outcome: Outcome, error: ResultEncodeError) -> Outcome:
+    return replace(outcome, return_value=None, error=error, is_err=True)
+
+
+def _storable(text: str | None) -> str | None:
+    """Escape what a text column cannot hold: NUL and lone surrogates."""
+    if text is None or (text.isascii() and "\0" not in text):
+        return text
+    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+
+
+def _cut(name: str | None) -> str | None:
+    """Cut a name that the index on names cannot hold."""
+    if name is None or len(name) <= MAX_TASK_NAME_BYTES // 4:
+        return name
+    return name.encode()[:MAX_TASK_NAME_BYTES].decode(errors="ignore")
+
+
+def _type_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

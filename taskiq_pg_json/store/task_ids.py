@@ -1,0 +1,50 @@
+"""Checks task ids before they reach the server."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from taskiq_pg_json.errors import InvalidTaskIdError
+
+MAX_TASK_ID_BYTES = 1000
+"""With a name as long, what a B-tree of PostgreSQL holds: a third of a page."""
+
+
+def checked_task_id(task_id: object) -> str:
+    """Return an id that a text column can hold as it is.
+
+    Raises:
+        InvalidTaskIdError: not a string, or NUL, or a lone surrogate in it, or over 1,000 bytes.
+    """
+    if isinstance(task_id, UUID):
+        return str(task_id)
+    if not isinstance(task_id, str):
+        raise InvalidTaskIdError(f"task_id={task_id!r} is a {type(task_id).__name__}, not a str.")
+    if task_id.isascii() and len(task_id) <= MAX_TASK_ID_BYTES and "\0" not in task_id:
+        return task_id
+    try:
+        size = len(task_id.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidTaskIdError(f"task_id={task_id!r} is not valid Unicode text.") from error
+    if "\0" in task_id:
+        raise InvalidTaskIdError(f"task_id={task_id!r} holds a NUL character: remove it.")
+    if size > MAX_TASK_ID_BYTES:
+        raise InvalidTaskIdError(
+            f"task_id={task_id[:40]!r}… has {size} bytes; {MAX_TASK_ID_BYTES} are the most."
+        )
+    return task_id
+
+
+def checked_uuid(task_id: object) -> str:
+    """Return an id in the canonical spelling of a UUID.
+
+    Raises:
+        InvalidTaskIdError: it is no UUID in any spelling.
+    """
+    try:
+        return str(task_id if isinstance(task_id, UUID) else UUID(str(task_id)))
+    except ValueError as error:
+        raise InvalidTaskIdError(
+            f"task_id={task_id!r} is not a UUID, which field_for_task_id='Uuid' asks for: use "
+            "'VarChar' or 'Text' for other ids."
+        ) from error

@@ -1,0 +1,94 @@
+"""Waits for tasks to end, and watches them on the way."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from taskiq_pg_json.errors import WaitTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from taskiq_pg_json.records import Progress, TaskRecord
+    from taskiq_pg_json.store.listen import Listener
+    from taskiq_pg_json.store.reads import Reader
+
+
+class Waiter:
+    """Waits by notification where the server can send one, and by polling where it cannot."""
+
+    def __init__(self, reader: Reader, listener: Listener) -> None:
+        self._reader = reader
+        self._listener = listener
+
+    async def ended(
+        self, task_ids: Sequence[str], timeout: float | None
+    ) -> AsyncIterator[list[str]]:
+        """Yield the ids in groups as their tasks end; each group is one look at the server.
+
+        Raises:
+            WaitTimeoutError: some have not ended after ``timeout`` seconds.
+        """
+        pending = dict.fromkeys(task_ids)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._listener.subscribed(pending) as subscription:
+            ended: set[str] = set()
+            look_again = True
+            while pending:
+                if look_again:
+                    ended |= await self._ended_among(list(pending))
+                if group := [task_id for task_id in pending if task_id in ended]:
+                    for task_id in group:
+                        del pending[task_id]
+                    yield group
+                    if not pending:
+                        return
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise WaitTimeoutError(tuple(pending), timeout or 0.0)
+                ended, look_again = await subscription.changes(left)
+
+    async def _ended_among(self, task_ids: list[str]) -> set[str]:
+        """Many ids are a statement of their own; those who wait for one share theirs."""
+        if len(task_ids) > 1:
+            return await self._reader.ready_among(task_ids)
+        return set(task_ids) if await self._reader.ready.submit(task_ids[0]) else set()
+
+    async def is_ready(self, task_id: str, timeout: float) -> bool:
+        """Whether the task has ended, after ``timeout`` seconds at most."""
+        try:
+            async for _ in self.ended([task_id], timeout):
+                return True
+        except WaitTimeoutError:
+            pass
+        return False
+
+    async def records(
+        self, task_ids: Sequence[str], timeout: float | None
+    ) -> AsyncIterator[TaskRecord]:
+        """Yield the tasks' records as they end.
+
+        Raises:
+            WaitTimeoutError: some have not ended after ``timeout`` seconds.
+        """
+        async for group in self.ended(task_ids, timeout):
+            records = await self._reader.records(group)
+            for task_id in group:
+                if task_id in records:  # not deleted meanwhile
+                    yield records[task_id]
+
+    async def progress(self, task_id: str) -> AsyncIterator[Progress]:
+        """Yield a task's progress whenever it has changed, until the task has ended."""
+        last: Progress | None = None
+        with self._listener.subscribed([task_id]) as subscription:
+            while True:
+                has_ended = await self._reader.ready.submit(task_id)
+                stored = await self._reader.progress.submit(task_id)
+                progress = None if stored is None else self._reader.decode_progress(stored)
+                if progress is not None and progress != last:
+                    yield progress
+                    last = progress
+                if has_ended:
+                    return
+                await subscription.changes()

@@ -1,0 +1,174 @@
+"""Writes results, states and progress, in batches."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, TypeVar
+
+import psycopg
+
+from taskiq_pg_json.schema import queries
+from taskiq_pg_json.store.announce import Announcer
+from taskiq_pg_json.store.batching import MicroBatcher
+from taskiq_pg_json.store.rows import ProgressRow, ResultRow
+from taskiq_pg_json.store.statements import BatchStatement
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from datetime import datetime, timedelta
+
+    from taskiq_pg_json.schema import Names
+    from taskiq_pg_json.store.connections import Connections
+
+# What one bad row makes a whole batch fail with.
+ROW_ERRORS = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,  # nested deeper than the server's stack
+    psycopg.errors.OutOfMemory,
+    psycopg.errors.InternalError_,  # "invalid memory alloc request size"
+    UnicodeEncodeError,
+)
+
+_RESULT_COLUMNS = (
+    "task_id",
+    "task_name",
+    "worker",
+    "status",
+    "return_value",
+    "error",
+    "args",
+    "kwargs",
+    "labels",
+    "log",
+    "execution_time",
+    "queued_at",
+    "started_at",
+    "finished_at",
+    "types",
+    "pickled",
+)
+_STATE_COLUMNS = (
+    "task_id",
+    "task_name",
+    "worker",
+    "status",
+    "error",
+    "args",
+    "kwargs",
+    "labels",
+    "queued_at",
+    "started_at",
+    "types",
+    "pickled",
+)
+_PROGRESS_COLUMNS = (
+    "task_id",
+    "state",
+    "meta",
+    "types",
+    "pickled",
+)
+
+
+RowT = TypeVar("RowT", ResultRow, ProgressRow)
+
+
+class Writer:
+    """Every write of a store, each kind with a batcher of its own."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        names: Names,
+        *,
+        serializer_name: str,
+        ttl: timedelta | None,
+        notify: bool,
+        lanes: int,
+    ) -> None:
+        self._connections = connections
+        statements = queries()
+        self._finish = BatchStatement(names, "finish", "finish", _RESULT_COLUMNS)
+        self._record_state = BatchStatement(names, "record_state", "record_state", _STATE_COLUMNS)
+        self._set_progress = BatchStatement(
+            names, "set_progress", "set_progress", _PROGRESS_COLUMNS
+        )
+        self._delete = names.statement(statements["delete"])
+        self._discard = names.statement(statements["discard_state"])
+        self._announcers = {
+            event: Announcer(
+                connections, names.statement(statements["notify"]), names.channel(event)
+            )
+            for event in (("ended", "progressed") if notify else ())
+        }
+        self._shared: dict[str, object] = {"serializer": serializer_name, "ttl": ttl}
+        self.results = self._batcher(self._flush_results, lanes=lanes)
+        self.states = self._batcher(self._flush_states, lanes=lanes, last_wins=False)
+        self.progress = self._batcher(self._flush_progress, lanes=lanes)
+        self.deletions: MicroBatcher[str, bool] = MicroBatcher(
+            self._flush_deletions, key=str, lanes=lanes
+        )
+
+    async def close(self) -> None:
+        """Flush all that was accepted."""
+        for batcher in (self.states, self.progress, self.results, self.deletions):
+            await batcher.close()
+        for announcer in self._announcers.values():
+            await announcer.close()
+
+    async def discard(self, task_id: str, started_at: datetime) -> None:
+        """Forget an attempt that leaves no result."""
+        await self._connections.execute(
+            self._discard, {"task_id": task_id, "started_at": started_at}
+        )
+
+    def _batcher(
+        self,
+        flush: Callable[[Sequence[RowT]], Awaitable[Sequence[None]]],
+        *,
+        lanes: int,
+        last_wins: bool = True,
+    ) -> MicroBatcher[RowT, None]:
+        return MicroBatcher(
+            flush,
+            key=attrgetter("task_id"),
+            size=attrgetter("size"),
+            rejects=ROW_ERRORS,
+            last_wins=last_wins,
+            lanes=lanes,
+        )
+
+    async def _flush_results(self, rows: Sequence[ResultRow]) -> Sequence[None]:
+        await self._write(self._finish, rows, self._shared)
+        self._announce("ended", rows)
+        return [None] * len(rows)
+
+    async def _flush_states(self, rows: Sequence[ResultRow]) -> Sequence[None]:
+        await self._write(self._record_state, rows, self._shared)
+        return [None] * len(rows)
+
+    async def _flush_progress(self, rows: Sequence[ProgressRow]) -> Sequence[None]:
+        await self._write(self._set_progress, rows, {})
+        self._announce("progressed", rows)
+        return [None] * len(rows)
+
+    async def _write(
+        self, statement: BatchStatement, rows: Sequence[RowT], shared: dict[str, object]
+    ) -> None:
+        # Sorted by id, so that two batches cannot deadlock.
+        text, values = statement.of_rows(sorted(rows, key=attrgetter("task_id")))
+        await self._connections.execute(text, values | shared)
+
+    def _announce(self, event: str, rows: Sequence[RowT]) -> None:
+        if event in self._announcers:
+            self._announcers[event].announce(row.task_id for row in rows)
+
+    async def _flush_deletions(self, task_ids: Sequence[str]) -> Sequence[bool]:
+        # Not prepared: a plan that was made while the table was small would scan all of it later.
+        rows = await self._connections.execute(
+            self._delete, {"task_id": sorted(task_ids)}, prepare=False
+        )
+        deleted = {id_ for (id_,) in rows}
+        return [task_id in deleted for task_id in task_ids]

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, note
+from hypothesis import strategies as st
+
+from taskiq_pg_json.errors import NotStartedError
+from taskiq_pg_json.store.batching import MicroBatcher
+
+
+class RejectedError(Exception):
+    pass
+
+
+class LostError(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Item:
+    number: int
+    key: str = "a"
+    size: int = 1
+    bad: bool = False
+
+
+@dataclass
+class Server:
+    """Answers each item with its number, after some turns of the event loop."""
+
+    turns: int = 1
+    lost: frozenset[int] = frozenset()
+    batches: list[list[Item]] = field(default_factory=list)
+    flushed: list[Item] = field(default_factory=list)
+    in_flight: list[str] = field(default_factory=list)
+
+    async def flush(self, items):
+        keys = [item.key for item in items]
+        assert not set(keys) & set(self.in_flight), "two flushes of one key at once"
+        assert len(set(keys)) == len(keys), "a key twice in one batch"
+        self.batches.append(list(items))
+        self.in_flight += keys
+        try:
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
+        finally:
+            for key in keys:
+                self.in_flight.remove(key)
+        if len(self.batches) in self.lost:
+            raise LostError
+        if any(item.bad for item in items):
+            raise RejectedError([item.number for item in items if item.bad])
+        self.flushed += items
+        return [item.number for item in items]
+
+
+def make_batcher(server, **options):
+    return MicroBatcher(
+        server.flush,
+        key=lambda item: item.key,
+        size=lambda item: item.size,
+        rejects=(RejectedError,),
+        **options,
+    )
+
+
+async def turns(count):
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_single_caller_is_flushed_at_once_in_its_own_task():
+    flushed_by = []
+
+    async def flush(items):
+        flushed_by.append(asyncio.current_task())
+        return items
+
+    assert await MicroBatcher(flush, key=str).submit("x") == "x"
+    assert flushed_by == [asyncio.current_task()]
+
+
+async def test_calls_that_arrive_during_a_flush_form_the_next_batch():
+    server = Server(turns=5)
+    batcher = make_batcher(server)
+    items = [Item(number, key=str(number)) for number in range(50)]
+    assert await asyncio.gather(*map(batcher.submit, items)) == list(range(50))
+    assert [len(batch) for batch in server.batches] == [1, 49]
+
+
+async def test_callers_in_a_closed_loop_share_batches():
+    server = Server(turns=5)
+    batcher = make_batcher(server)
+
+    async def caller(key):
+        for number in range(10):
+            await batcher.submit(Item(number, key))
+
+    await asyncio.gather(*(caller(str(key)) for key in range(20)))
+    assert len(server.batches) <= 13
+
+
+async def test_a_rejected_item_fails_alone():
+    server = Server()
+    batcher = make_batcher(server)
+    items = [Item(number, key=str(number), bad=number == 7) for number in range(20)]
+    results = await asyncio.gather(*map(batcher.submit, items), return_exceptions=True)
+    assert [type(result) for result in results if isinstance(result, Exception)] == [RejectedError]
+    assert isinstance(results[7], RejectedError)
+    assert [result for result in results if not isinstance(result, Exception)] == [
+        number for number in range(20) if number != 7
+    ]
+
+
+async def test_the_last_item_of_a_key_wins_in_a_batch():
+    server = Server()
+    batcher = make_batcher(server)
+    items = [Item(number, key="same") for number in range(10)]
+    await asyncio.gather(*map(batcher.submit, items))
+    assert [item.number for item in server.flushed] == [0, 9]
+
+
+async def test_items_of_a_key_wait_for_one_another_where_each_counts():
+    server = Server()
+    batcher = make_batcher(server, last_wins=False, lanes=3)
+    items = [Item(number, key=str(number % 2)) for number in range(10)]
+    await asyncio.gather(*map(batcher.submit, items))
+    for key in ("0", "1"):
+        numbers = [item.number for item in server.flushed if item.key == key]
+        assert numbers == sorted(numbers)
+        assert len(numbers) == 5
+
+
+async def test_a_heavy_item_stalls_nobody():
+    order = []
+
+    async def flush(items):
+        await turns(50 if items[0].size > 10 else 1)
+        order.extend(item.number for item in items)
+        return [item.number for item in items]
+
+    batcher = MicroBatcher(
+        flush, key=lambda item: item.key, size=lambda item: item.size, max_bytes=10
+    )
+    heavy = asyncio.create_task(batcher.submit(Item(0, "heavy", size=11)))
+    await asyncio.sleep(0)
+    small = [asyncio.create_task(batcher.submit(Item(n, str(n)))) for n in range(1, 6)]
+    await asyncio.gather(heavy, *small)
+    assert order[-1] == 0
+
+
+async def test_batches_are_bounded_by_rows_and_bytes():
+    server = Server()
+    batcher = make_batcher(server, max_rows=4, max_bytes=10)
+    items = [Item(number, key=str(number), size=1 + number % 5) for number in range(40)]
+    await asyncio.gather(*map(batcher.submit, items))
+    assert all(len(batch) <= 4 for batch in server.batches)
+    assert all(sum(item.size for item in batch[:-1]) < 10 for batch in server.batches)
+
+
+async def test_callers_wait_for_room_when_too_many_are_waiting():
+    server = Server(turns=3)
+    batcher = make_batcher(server, max_waiting=5, max_rows=2)
+    tasks = [asyncio.create_task(batcher.submit(Item(n, str(n)))) for n in range(30)]
+    await turns(2)
+    assert len(batcher._waiting) <= 5
+    assert await asyncio.gather(*tasks) == list(range(30))
+
+
+async def test_a_closed_batcher_has_flushed_all_and_takes_no_more():
+    server = Server(turns=4)
+    batcher = make_batcher(server)
+    tasks = [asyncio.create_task(batcher.submit(Item(n, str(n)))) for n in range(30)]
+    await asyncio.sleep(0)
+    await batcher.close()
+    assert sorted(item.number for item in server.flushed) == list(range(30))
+    assert all(task.done() for task in tasks) or await asyncio.gather(*tasks)
+    with pytest.raises(NotStartedError):
+        await batcher.submit(Item(99))
+
+
+async def test_a_cancelled_caller_takes_back_only_its_own_waiting_item():
+    server = Server(turns=3)
+    batcher = make_batcher(server)
+    tasks = [asyncio.create_task(batcher.submit(Item(n, str(n)))) for n in range(5)]
+    await asyncio.sleep(0)
+    tasks[2].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[2], asyncio.CancelledError)
+    assert sorted(item.number for item in server.flushed) == [0, 1, 3, 4]
+
+
+# What happens, in turn: an item arrives, a caller is cancelled, time passes.
+arrivals = st.tuples(
+    st.just("submit"),
+    st.sampled_from("abcd"),
+    st.sampled_from([1, 1, 1, 4, 11]),
+    st.sampled_from([False, False, False, True]),
+)
+cancellations = st.tuples(st.just("cancel"), st.integers(0, 30))
+pauses = st.tuples(st.just("wait"), st.integers(1, 6))
+plans = st.fixed_dictionaries(
+    {
+        "script": st.lists(st.one_of(arrivals, arrivals, cancellations, pauses), max_size=40),
+        "close_at": st.integers(0, 45),
+    }
+)
+options = st.fixed_dictionaries(
+    {
+        "lanes": st.integers(1, 3),
+        "last_wins": st.booleans(),
+        "max_waiting": st.sampled_from([1, 3, 100]),
+    }
+)
+slow_or_lossy_servers = st.builds(
+    Server, turns=st.integers(0, 4), lost=st.frozensets(st.integers(1, 8), max_size=2)
+)
+
+
+async def play(plan, batcher):
+    """Do what the script says, then close; the items and the tasks that submitted them."""
+    items, tasks = [], []
+    for action in plan["script"][: plan["close_at"]]:
+        if action[0] == "submit":
+            item = Item(len(items), *action[1:])
+            items.append(item)
+            tasks.append(asyncio.create_task(batcher.submit(item)))
+        elif action[0] == "wait":
+            await turns(action[1])
+        elif action[1] < len(tasks):
+            tasks[action[1]].cancel()
+    await asyncio.wait_for(batcher.close(), timeout=5)
+    await turns(3)
+    return items, tasks
+
+
+@given(plan=plans, options=options, server=slow_or_lossy_servers)
+def test_every_accepted_item_ends_exactly_once(plan, options, server):
+    batcher = make_batcher(server, max_rows=3, max_bytes=10, **options)
+    items, tasks = asyncio.run(play(plan, batcher))
+    note(f"batches: {server.batches}")
+    assert all(task.done() for task in tasks)
+    flushed = [item.number for item in server.flushed]
+    assert len(set(flushed)) == len(flushed)
+    for item, task in zip(items, tasks, strict=True):
+        if task.cancelled() or isinstance(task.exception(), NotStartedError | LostError):
+            continue
+        error = task.exception()
+        number = error.args[0][0] if error else task.result()
+        assert items[number].bad is bool(error)
+        assert items[number].key == item.key
+        assert number == item.number or (options["last_wins"] and number > item.number)
+        assert (number in flushed) is not bool(error)
+    for key in "abcd":
+        numbers = [item.number for item in server.flushed if item.key == key]
+        assert numbers == sorted(numbers), "the order of one key was not kept"

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+
+import pytest
+from psycopg import sql
+from taskiq import InMemoryBroker, gather
+
+from taskiq_pg_json import (
+    ConfigurationError,
+    JsonbResultBackend,
+    Outcome,
+    Progress,
+    ResultStore,
+    WaitTimeoutError,
+)
+from taskiq_pg_json.store import listen
+
+NEVER = 3600.0
+
+
+@pytest.fixture(params=[True, False], ids=["notify", "poll"])
+async def store(request, dsn, table_name):
+    async with ResultStore(dsn, table_name=table_name, notify=request.param) as store:
+        yield store
+
+
+@pytest.fixture
+async def hearing_store(dsn, table_name, monkeypatch):
+    """A store whose subscribers never look by themselves: only notifications wake them."""
+    monkeypatch.setattr(listen, "SAFETY_POLL", NEVER)
+    async with ResultStore(dsn, table_name=table_name) as store:
+        with store._listener.subscribed(()):
+            await asyncio.wait_for(store._listener._hearing.wait(), 10)
+        yield store
+
+
+def new_ids(count):
+    return [uuid.uuid4().hex for _ in range(count)]
+
+
+async def finish(store, ids, delay=0.05):
+    await asyncio.sleep(delay)
+    await asyncio.gather(*(store.set_result(id_, Outcome(return_value=id_)) for id_ in ids))
+
+
+async def listener_pid(admin, names):
+    row = admin.execute(
+        "SELECT pid FROM pg_stat_activity WHERE query = %s",
+        [names.bind("LISTEN {channel_progressed}").as_string()],
+    ).fetchone()
+    return row and row[0]
+
+
+async def test_waiting_for_tasks_that_have_ended_returns_their_records(store):
+    ids = new_ids(3)
+    await finish(store, ids, 0)
+    records = await store.wait(ids, timeout=5)
+    assert {id_: record.return_value for id_, record in records.items()} == {i: i for i in ids}
+
+
+async def test_waiting_returns_when_the_last_task_has_ended(store):
+    ids = new_ids(20)
+    finishing = asyncio.create_task(finish(store, ids))
+    records = await store.wait(ids, timeout=10)
+    await finishing
+    assert set(records) == set(ids)
+
+
+async def test_a_wait_that_runs_out_names_the_tasks_that_have_not_ended(store):
+    ids = new_ids(3)
+    await finish(store, ids[:2], 0)
+    with pytest.raises(WaitTimeoutError, match="1 tasks have not ended") as caught:
+        await store.wait(ids, timeout=0.2)
+    assert caught.value.pending == (ids[2],)
+
+
+async def test_records_come_as_their_tasks_end(store):
+    first, second = new_ids(2)
+    seen = []
+    one_seen = asyncio.Event()
+
+    async def finish_in_turn():
+        await finish(store, [second], 0)
+        await one_seen.wait()
+        await finish(store, [first], 0)
+
+    finishing = asyncio.create_task(finish_in_turn())
+    async for record in store.as_completed([first, second], timeout=10):
+        seen.append(record.task_id)
+        one_seen.set()
+    await finishing
+    assert seen == [second, first]
+
+
+async def test_ten_thousand_tasks_are_waited_for_at_once(store):
+    ids = new_ids(10_000)
+    finishing = asyncio.create_task(finish(store, ids))
+    assert len(await store.wait(ids, timeout=60)) == 10_000
+    await finishing
+
+
+async def test_progress_is_watched_until_the_task_has_ended(store):
+    (task_id,) = new_ids(1)
+
+    async def work():
+        for step in range(3):
+            await store.set_progress(task_id, Progress("working", {"step": step}))
+            await asyncio.sleep(0.3)
+        await store.set_result(task_id, Outcome())
+
+    working = asyncio.create_task(work())
+    seen = [progress.meta async for progress in store.watch_progress(task_id)]
+    await working
+    assert seen == [{"step": 0}, {"step": 1}, {"step": 2}]
+
+
+async def test_a_notification_alone_ends_a_wait(hearing_store):
+    ids = new_ids(5)
+    waiting = asyncio.create_task(hearing_store.wait(ids, timeout=20))
+    await asyncio.sleep(0.2)
+    await finish(hearing_store, ids, 0)
+    assert set(await waiting) == set(ids)
+
+
+async def test_ids_of_any_length_and_spelling_are_notified(hearing_store):
+    ids = ["x" * 900, 'quo"ted\n', "\x01" * 990, "ünïcödé"]
+    waiting = asyncio.create_task(hearing_store.wait(ids, timeout=20))
+    await asyncio.sleep(0.2)
+    await finish(hearing_store, ids, 0)
+    assert set(await waiting) == set(ids)
+
+
+async def test_another_process_s_results_are_heard_of(hearing_store, dsn, table_name):
+    (task_id,) = new_ids(1)
+    waiting = asyncio.create_task(hearing_store.wait([task_id], timeout=20))
+    await asyncio.sleep(0.2)
+    async with ResultStore(dsn, table_name=table_name) as other:
+        await other.set_result(task_id, Outcome(return_value=1))
+    assert (await waiting)[task_id].return_value == 1
+
+
+async def test_what_ended_while_the_listener_was_away_is_found(
+    hearing_store, admin, monkeypatch, caplog
+):
+    monkeypatch.setattr(listen, "POLL", NEVER)
+    ids = new_ids(5)
+    waiting = asyncio.create_task(hearing_store.wait(ids, timeout=30))
+    await asyncio.sleep(0.2)
+    pid = await listener_pid(admin, hearing_store.names)
+    admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+    await finish(hearing_store, ids, 0)
+    assert set(await waiting) == set(ids)
+    assert "listening connection was lost" in caplog.text
+
+
+async def test_garbage_on_the_channel_disturbs_nobody(hearing_store, admin):
+    channel = hearing_store.names.channel("ended")
+    ids = new_ids(1)
+    waiting = asyncio.create_task(hearing_store.wait(ids, timeout=20))
+    await asyncio.sleep(0.1)
+    for payload in ("", "*", "[", "[1, {}]", "null", '{"a": 1}', "?probe", "[" * 2_000):
+        admin.execute("SELECT pg_notify(%s, %s)", [channel, payload])
+    await finish(hearing_store, ids)
+    assert set(await waiting) == set(ids)
+
+
+async def test_the_listener_uses_one_connection_that_it_closes(hearing_store, admin):
+    ids = new_ids(30)
+    waits = [asyncio.create_task(hearing_store.wait([id_], timeout=20)) for id_ in ids]
+    await asyncio.sleep(0.1)
+    statement = hearing_store.names.bind("LISTEN {channel_progressed}").as_string()
+    count = sql.SQL("SELECT count(*) FROM pg_stat_activity WHERE query = {}").format(statement)
+    assert admin.execute(count).fetchone() == (1,)
+    await finish(hearing_store, ids, 0)
+    await asyncio.gather(*waits)
+    await hearing_store.shutdown()
+    for _ in range(50):
+        if admin.execute(count).fetchone() == (0,):
+            break
+        await asyncio.sleep(0.05)
+    assert admin.execute(count).fetchone() == (0,)
+    await hearing_store.startup()
+
+
+async def test_polling_takes_over_where_notifications_do_not_arrive(
+    dsn, table_name, monkeypatch, caplog
+):
+    monkeypatch.setattr(listen, "_PROBE_TIMEOUT", 0.1)
+    async with ResultStore(dsn, table_name=table_name) as store:
+        # A pooler in transaction mode takes the LISTEN and never delivers.
+        store._listener._statements = [sql.SQL("SELECT 1")]
+        ids = new_ids(3)
+        finishing = asyncio.create_task(finish(store, ids, 0.5))
+        with caplog.at_level(logging.WARNING):
+            assert len(await store.wait(ids, timeout=10)) == 3
+            with pytest.raises(WaitTimeoutError):
+                await store.wait(new_ids(1), timeout=0.3)
+        await finishing
+    assert caplog.text.count("Notifications do not arrive") == 1
+
+
+async def test_a_store_without_notify_sends_none(dsn, table_name, connect):
+    async with ResultStore(dsn, table_name=table_name, notify=False) as store:
+        connection = await connect()
+        await connection.execute(store.names.bind("LISTEN {channel_ended}"))
+        await finish(store, new_ids(3), 0)
+        assert [note async for note in connection.notifies(timeout=0.3)] == []
+
+
+async def test_taskiq_s_own_waiting_is_answered_by_a_notification(dsn, table_name, monkeypatch):
+    monkeypatch.setattr(listen, "SAFETY_POLL", NEVER)
+    backend = JsonbResultBackend(dsn, table_name=table_name, long_poll=20)
+    broker = InMemoryBroker().with_result_backend(backend)
+
+    @broker.task
+    async def slow(seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        return seconds
+
+    await broker.startup()
+    with backend.store._listener.subscribed(()):
+        await asyncio.wait_for(backend.store._listener._hearing.wait(), 10)
+    task = await slow.kiq(0.1)
+    # Neither poll would end in time: taskiq's own sleep is as long as the safety poll.
+    result = await asyncio.wait_for(task.wait_result(check_interval=NEVER), 10)
+    assert result.return_value == 0.1
+    tasks = [await slow.kiq(0.05) for _ in range(5)]
+    results = await asyncio.wait_for(gather(*tasks), 10)
+    assert [result.return_value for result in results] == [0.05] * 5
+    await broker.shutdown()
+
+
+async def test_long_polling_gives_up_after_its_time(dsn, table_name):
+    backend = JsonbResultBackend(dsn, table_name=table_name, long_poll=0.2)
+    await backend.startup()
+    began = time.monotonic()
+    assert not await backend.is_result_ready("none")
+    assert time.monotonic() - began >= 0.2
+    await backend.shutdown()
+
+
+@pytest.mark.parametrize("long_poll", [-1, float("inf"), float("nan")])
+def test_a_long_poll_that_is_no_time_is_refused(long_poll):
+    with pytest.raises(ConfigurationError, match="long_poll"):
+        JsonbResultBackend(long_poll=long_poll)
