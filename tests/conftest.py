@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import os
+import uuid
+
+import psycopg
+import psycopg_pool
+import pytest
+import servers
+from hypothesis import HealthCheck, settings
+from jsonb_roundtrip import JsonbRoundtrip
+from psycopg import sql
+
+settings.register_profile(
+    "fast",
+    max_examples=50,
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    print_blob=True,
+)
+settings.register_profile(
+    "deep", parent=settings.get_profile("fast"), max_examples=50_000, derandomize=False
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+_DROP_TABLES = """
+DO $drop$
+DECLARE leftover regclass;
+BEGIN
+    FOR leftover IN
+        SELECT oid::regclass FROM pg_class
+        WHERE relkind IN ('r', 'p') AND starts_with(relname, {name})
+    LOOP
+        EXECUTE format('DROP TABLE %s CASCADE', leftover);
+    END LOOP;
+END
+$drop$
+"""
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(servers.summary())
+
+
+@pytest.fixture(scope="session", params=servers.found(), ids=lambda kind: kind.name)
+def server(request):
+    """The dsn of each server in turn."""
+    with servers.running(request.param) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def dsn(server) -> str:
+    """A database that the worker's tests share: use ``table_name`` and ``schema_name``."""
+    return server
+
+
+@pytest.fixture(scope="session")
+def admin(dsn):
+    """A synchronous connection in autocommit, for looking behind the store's back."""
+    with psycopg.connect(dsn, autocommit=True, options="-c lock_timeout=5s") as connection:
+        yield connection
+
+
+@pytest.fixture
+def table_name(admin):
+    """A name that no other test uses; tables and views of that name are dropped afterwards."""
+    name = f"results_{uuid.uuid4().hex[:12]}"
+    yield name
+    admin.execute(sql.SQL(_DROP_TABLES).format(name=name))
+
+
+@pytest.fixture
+def schema_name(admin):
+    """A schema of the test's own, dropped with all it holds afterwards."""
+    name = f"schema_{uuid.uuid4().hex[:12]}"
+    admin.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+    yield name
+    admin.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+async def connect(dsn):
+    """Opens connections in autocommit, ``await connect()``, and closes them afterwards."""
+    opened = []
+
+    async def open_one(conninfo=dsn, **kwargs):
+        connection = await psycopg.AsyncConnection.connect(
+            conninfo, **{"autocommit": True, **kwargs}
+        )
+        opened.append(connection)
+        return connection
+
+    yield open_one
+    for connection in opened:
+        await connection.close()
+
+
+@pytest.fixture
+async def pool(dsn):
+    """An open pool of at most four connections."""
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=4, open=False) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def start(dsn, table_name):
+    """Starts backends on the test's own table, ``await start(**arguments)``, and stops them."""
+    from taskiq_pg_json import JsonbResultBackend
+
+    started = []
+
+    async def start_one(*positional, **arguments):
+        if not positional and "pool" not in arguments:
+            positional = (dsn,)
+        backend = JsonbResultBackend(*positional, **{"table_name": table_name, **arguments})
+        await backend.startup()
+        started.append(backend)
+        return backend
+
+    yield start_one
+    for backend in started:
+        await backend.shutdown()
+
+
+@pytest.fixture
+async def backend(start):
+    """A backend on the test's own table."""
+    return await start()
+
+
+@pytest.fixture
+async def start_broker():
+    """Starts brokers, ``await start_broker(broker, backend, *middlewares)``, and stops them."""
+    started = []
+
+    async def start_one(broker, backend, *middlewares):
+        broker.with_result_backend(backend).with_middlewares(*middlewares)
+        await broker.startup()
+        started.append(broker)
+        return broker
+
+    yield start_one
+    for broker in started:
+        await broker.shutdown()
+
+
+@pytest.fixture(scope="session")
+def jsonb_roundtrip(dsn):
+    """Stores an EncodedRow in real columns and reads it back; ``.many`` does so for a list."""
+    with psycopg.connect(dsn) as connection:
+        yield JsonbRoundtrip(connection)
