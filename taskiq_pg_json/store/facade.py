@@ -1,0 +1,297 @@
+"""The queryable store of results, usable with no broker at all."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from taskiq_pg_json.errors import ConfigurationError, TaskNotFoundError
+from taskiq_pg_json.schema import Names, Schema, TaskIdType
+from taskiq_pg_json.serializer import as_result_serializer
+from taskiq_pg_json.store.connections import Connections, Dsn
+from taskiq_pg_json.store.listen import Listener
+from taskiq_pg_json.store.reads import Reader
+from taskiq_pg_json.store.rows import RowEncoder
+from taskiq_pg_json.store.searchable import Searchable
+from taskiq_pg_json.store.task_ids import checked_task_id, checked_uuid
+from taskiq_pg_json.store.waiting import Waiter
+from taskiq_pg_json.store.writes import ROW_ERRORS, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Iterable
+    from types import TracebackType
+
+    from psycopg_pool import AsyncConnectionPool
+    from typing_extensions import Self
+
+    from taskiq_pg_json.records import Outcome, Progress, Status, TaskInfo, TaskRecord
+
+Migrate = Literal["auto", "verify", "off"]
+
+_LANES = 2
+"""Statements of one kind under way at once; a third gained nothing on two cores."""
+
+
+class ResultStore(Searchable):
+    """Reads, searches and writes the results of one table.
+
+    An async context manager: entering it opens the pool and migrates the tables, verifies them or
+    trusts them, as ``migrate`` says.
+
+    Args:
+        dsn: a conninfo string or URL, a callable (sync or async) that returns one and is asked for
+            each new connection, or None for libpq's ``PG*`` environment variables.
+        table_name: the table of the results; everything else is named after it.
+        field_for_task_id: the type of task ids: ``"VarChar"``, ``"Text"`` or ``"Uuid"``.
+        serializer: None for ``JsonSerializer()``, any ``ResultSerializer``, or one of taskiq's.
+        schema: the schema of the tables; None for the first of the ``search_path``.
+        pool: a ``psycopg_pool.AsyncConnectionPool`` to borrow from instead of ``dsn``: opened if it
+            is not open, never closed.
+        result_ttl: how long results are kept, in seconds or as a timedelta; None means for ever.
+        migrate: ``"auto"`` applies what is missing at start-up, ``"verify"`` only checks, ``"off"``
+            trusts.
+        indexes: the indexes to make with the table, of ``"json"``, ``"task_name"``,
+            ``"finished_at"``, ``"failures"``, ``"unfinished"`` and ``"expires_at"``; None for all.
+            Every search works without them, only slower.
+        write_timeout: how long a lost server is tried again, in seconds.
+        notify: whether to tell listeners of results and progress, and to listen, by NOTIFY; False
+            makes ``wait``, ``as_completed`` and ``watch_progress`` poll.
+        pool_kwargs: to the store's own ``psycopg_pool.AsyncConnectionPool``.
+
+    Raises:
+        ConfigurationError: an argument that cannot work.
+    """
+
+    def __init__(
+        self,
+        dsn: Dsn = None,
+        *,
+        table_name: str = "taskiq_results",
+        field_for_task_id: TaskIdType = "VarChar",
+        serializer: object | None = None,
+        schema: str | None = None,
+        pool: AsyncConnectionPool[Any] | None = None,
+        result_ttl: float | timedelta | None = None,
+        migrate: Migrate = "auto",
+        indexes: Collection[str] | None = None,
+        write_timeout: float = 30.0,
+        notify: bool = True,
+        **pool_kwargs: Any,  # noqa: ANN401 - they are the pool's own
+    ) -> None:
+        if migrate not in get_args(Migrate):
+            raise ConfigurationError(f'migrate={migrate!r} is none of "auto", "verify" and "off".')
+        self.names = Names(table_name, schema, field_for_task_id)
+        self.serializer = as_result_serializer(serializer)
+        self._migrate: Migrate = migrate
+        self._notify = notify
+        self._ttl = _as_timedelta(result_ttl)
+        self._schema = Schema(self.names, indexes)
+        self._checked_id = checked_uuid if field_for_task_id == "Uuid" else checked_task_id
+        self._rows = RowEncoder(self.serializer)
+        self._connections = Connections(
+            dsn, pool=pool, retry_for=write_timeout, pool_kwargs=pool_kwargs
+        )
+        self._connect_batchers()
+
+    async def __aenter__(self) -> Self:
+        await self.startup()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.shutdown()
+
+    async def startup(self) -> None:
+        """Open the pool and bring the tables to the version needed, as ``migrate`` says.
+
+        Does nothing when that is done already.
+
+        Raises:
+            psycopg.OperationalError: the server refuses the connection.
+            SchemaError: the tables are not what this release needs, or not ours.
+        """
+        if self._connections.is_open:
+            return
+        await self._connections.open()
+        self._connect_batchers()
+        try:
+            if self._migrate == "auto":
+                await self.migrate()
+            elif self._migrate == "verify":
+                await self.verify()
+        except BaseException:
+            await self._connections.close()
+            raise
+
+    async def shutdown(self) -> None:
+        """Write all that was accepted and close the pool, unless it was lent."""
+        await self._writer.close()
+        await self._reader.close()
+        await self._listener.close()
+        await self._connections.close()
+
+    async def migrate(self) -> None:
+        """Apply the migrations that are missing."""
+        await self._connections.run(self._schema.apply)
+
+    async def verify(self) -> None:
+        """Check the tables' version.
+
+        Raises:
+            SchemaVersionError: with the versions found and needed, and what to run.
+            ForeignTableError: a table of that name is not ours.
+        """
+        await self._connections.run(self._schema.verify)
+
+    def schema_sql(self) -> str:
+        """Return the SQL that makes everything, for those who run it themselves."""
+        return self._schema.script()
+
+    async def get(self, task_id: str) -> TaskRecord:
+        """Return the record of one task, finished or not.
+
+        Raises:
+            TaskNotFoundError: there is none.
+        """
+        records = await self.get_many([task_id])
+        if task_id not in records:
+            raise TaskNotFoundError(f"The table {self.names} has no task {task_id!r}.")
+        return records[task_id]
+
+    async def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
+        """Return the records of those tasks that have one, by the ids as they were given."""
+        given = {task_id: self._checked_id(task_id) for task_id in task_ids}
+        records = await self._reader.records(list(set(given.values())))
+        return {
+            task_id: records[checked] for task_id, checked in given.items() if checked in records
+        }
+
+    async def set_result(self, task_id: str, outcome: Outcome) -> None:
+        """Store how a task ended; it has a readable end when this returns.
+
+        A value that cannot be stored, or that the server refuses, becomes a FAILURE that says why.
+
+        Raises:
+            InvalidTaskIdError: the id cannot be stored.
+            WriteTimeoutError: the server stayed away.
+        """
+        checked = self._checked_id(task_id)
+        try:
+            await self._writer.results.submit(self._rows.result(checked, outcome))
+        except ROW_ERRORS as error:
+            await self._writer.results.submit(self._rows.refusal(checked, outcome, error))
+
+    async def record_state(
+        self, task_id: str, status: Status, info: TaskInfo, error: BaseException | None = None
+    ) -> None:
+        """Store that a task is QUEUED, STARTED or will be retried.
+
+        Never changes the row of a task that has ended, or of a later attempt.
+        """
+        row = self._rows.state(self._checked_id(task_id), status, info, error)
+        await self._writer.states.submit(row)
+
+    async def discard_state(self, task_id: str, info: TaskInfo) -> None:
+        """Forget an attempt that leaves no result."""
+        if info.started_at is not None:
+            await self._writer.discard(self._checked_id(task_id), info.started_at)
+
+    async def is_ready(self, task_id: str, timeout: float = 0) -> bool:
+        """Whether the task has ended, after ``timeout`` seconds at most."""
+        checked = self._checked_id(task_id)
+        if timeout > 0:
+            return await self._waiter.is_ready(checked, timeout)
+        return await self._reader.ready.submit(checked)
+
+    async def delete(self, task_id: str) -> bool:
+        """Delete a task's result and progress; whether there was a result."""
+        return await self._writer.deletions.submit(self._checked_id(task_id))
+
+    async def set_progress(self, task_id: str, progress: Progress) -> None:
+        """Store what a task says of its progress; the last write wins.
+
+        Raises:
+            ResultEncodeError: the meta cannot be stored.
+        """
+        row = self._rows.progress(self._checked_id(task_id), progress)
+        await self._writer.progress.submit(row)
+
+    async def get_progress(self, task_id: str) -> Progress | None:
+        """Return what a task last said of its progress."""
+        stored = await self._reader.progress.submit(self._checked_id(task_id))
+        return None if stored is None else self._reader.decode_progress(stored)
+
+    async def get_outcome(self, task_id: str) -> Outcome:
+        """Return how a task ended.
+
+        Raises:
+            TaskNotFoundError: it has not, or there is no such task.
+            ResultDecodeError: what stands in the row cannot be decoded.
+        """
+        stored = await self._reader.result(self._checked_id(task_id))
+        if stored is None:
+            raise TaskNotFoundError(
+                f"The table {self.names} has no result of task {task_id!r}: it has not finished, "
+                "or its result has been deleted."
+            )
+        return self._reader.outcome(stored)
+
+    async def wait(
+        self, task_ids: Iterable[str], timeout: float | None = None
+    ) -> dict[str, TaskRecord]:
+        """Return the records of tasks when all have ended, by the ids as they were given.
+
+        Raises:
+            WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
+        """
+        ids = list(task_ids)
+        async for _ in self._waiter.ended([self._checked_id(id_) for id_ in ids], timeout):
+            pass
+        return await self.get_many(ids)
+
+    async def as_completed(
+        self, task_ids: Iterable[str], timeout: float | None = None
+    ) -> AsyncIterator[TaskRecord]:
+        """Yield the records of tasks as they end.
+
+        Raises:
+            WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
+        """
+        ids = [self._checked_id(task_id) for task_id in task_ids]
+        async for record in self._waiter.records(ids, timeout):
+            yield record
+
+    async def watch_progress(self, task_id: str) -> AsyncIterator[Progress]:
+        """Yield what a task says of its progress as it says it, until it has ended."""
+        async for progress in self._waiter.progress(self._checked_id(task_id)):
+            yield progress
+
+    def _connect_batchers(self) -> None:
+        self._writer = Writer(
+            self._connections,
+            self.names,
+            serializer_name=self.serializer.name,
+            ttl=self._ttl,
+            notify=self._notify,
+            lanes=_LANES,
+        )
+        self._reader = Reader(self._connections, self.names, self.serializer, lanes=_LANES)
+        self._listener = Listener(self._connections, self.names, enabled=self._notify)
+        self._waiter = Waiter(self._reader, self._listener)
+        self._connect_queries(self._connections, self.names, self.serializer, self._reader)
+
+
+def _as_timedelta(ttl: float | timedelta | None) -> timedelta | None:
+    if ttl is None:
+        return None
+    try:
+        duration = ttl if isinstance(ttl, timedelta) else timedelta(seconds=ttl)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigurationError(f"result_ttl={ttl!r} is no number of seconds.") from error
+    if duration <= timedelta(0):
+        raise ConfigurationError(f"result_ttl={ttl!r} is not positive: results would be lost.")
+    return duration

@@ -1,0 +1,245 @@
+"""The filters of a search: checked, and turned into conditions with bound values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
+
+from taskiq_pg_json.errors import FilterError
+from taskiq_pg_json.records import Status
+from taskiq_pg_json.store.expressions import Condition
+from taskiq_pg_json.store.fragments import compose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from taskiq_pg_json.store.fragments import Fragments
+
+
+class FilterArguments(TypedDict, total=False):
+    """The filters that searching, counting and analysing share; all of those given must hold.
+
+    Attributes:
+        task_name: a task's name, or several.
+        status: a status, or several.
+        worker: ``host:pid``, or several.
+        since: ended at this moment (aware) or later; a timedelta counts back from now.
+        until: ended before this moment, likewise.
+        min_duration: ran for so many seconds, or more.
+        max_duration: ran for so many seconds, or less.
+        error_type: failed with a class of this name, with or without its module, or several.
+        message: failed with a message that holds this text, in any case.
+        fingerprint: failed for the same cause as others of this fingerprint, or several.
+        return_value: JSONB containment (``@>``), in the values that were stored, as are ``args``,
+            ``kwargs`` and ``labels``.
+        where: an SQL/JSON path on the return value, or a condition made with ``F``.
+        exclude: filters again; what they would find is left out.
+
+    The filters on errors look among the failures, unless ``status`` says otherwise.
+    """
+
+    task_name: str | Sequence[str]
+    status: Status | str | Sequence[Status | str]
+    worker: str | Sequence[str]
+    since: datetime | timedelta
+    until: datetime | timedelta
+    min_duration: float | timedelta
+    max_duration: float | timedelta
+    error_type: str | type[BaseException] | Sequence[str | type[BaseException]]
+    message: str
+    fingerprint: str | Sequence[str]
+    return_value: object
+    args: Sequence[object]
+    kwargs: Mapping[str, object]
+    labels: Mapping[str, object]
+    where: str | Condition
+    exclude: FilterArguments
+
+
+_FILTERS = frozenset(FilterArguments.__annotations__)
+_JSON_COLUMNS = ("return_value", "args", "kwargs", "labels")
+_ERROR_FILTERS = ("error_type", "message", "fingerprint")
+_ENDED = frozenset({Status.SUCCESS, Status.FAILURE})
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Checked filters.
+
+    Args:
+        given: as a caller gave them.
+        paths: which of the SQL/JSON paths among them are predicates.
+
+    Raises:
+        FilterError: a filter that does not exist or that cannot work.
+    """
+
+    given: FilterArguments
+    paths: Mapping[str, bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.given) - _FILTERS)
+        if unknown:
+            raise FilterError(
+                f"{', '.join(unknown)}: no such filter; there are {', '.join(sorted(_FILTERS))}."
+            )
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks asked for, each once; none where it may be any."""
+        return list(dict.fromkeys(_texts("task_name", self.given.get("task_name", ()))))
+
+    @property
+    def statuses(self) -> frozenset[Status]:
+        """The statuses that rows can have; none where it may be any."""
+        statuses = frozenset(map(_as_status, _several(self.given.get("status", ()))))
+        if not statuses and any(name in self.given for name in _ERROR_FILTERS):
+            return frozenset({Status.FAILURE})
+        return statuses
+
+    @property
+    def must_have_ended(self) -> bool:
+        """Whether only tasks that have ended can be found."""
+        statuses = self.statuses
+        return (bool(statuses) and statuses <= _ENDED) or not self.given.keys().isdisjoint(
+            ("since", "until")
+        )
+
+    def render(self, fragments: Fragments, *, each_task: bool = False) -> str:
+        """Return the SQL of all filters; with ``each_task`` the task is another query's."""
+        conditions = [*self._tasks(fragments, each_task=each_task), *self._rest(fragments)]
+        return fragments.all_of(conditions) if conditions else compose("from_the_start")
+
+    def visible(self, fragments: Fragments, *, each_task: bool = False) -> str:
+        """Return the SQL of all filters, of rows that have not expired."""
+        shown = compose("not_expired")
+        return fragments.all_of([self.render(fragments, each_task=each_task), shown])
+
+    def _tasks(self, fragments: Fragments, *, each_task: bool) -> Iterator[str]:
+        names = self.task_names
+        if each_task:
+            yield compose("each_task")
+        elif len(names) == 1:
+            yield fragments.render("task_name", value=names[0])
+        elif names:
+            yield fragments.render("task_names", value=names)
+
+    def _rest(self, fragments: Fragments) -> Iterator[str]:
+        yield from self._statuses(fragments)
+        for name, checked in _SIMPLE.items():
+            if name in self.given:
+                yield fragments.render(name, value=checked(name, self.given[name]))  # type: ignore[literal-required] # of the same names
+        for column in _JSON_COLUMNS:
+            if column in self.given:
+                value = fragments.json(column, self.given[column])  # type: ignore[literal-required] # likewise
+                yield fragments.render("contains", column=column, value=value)
+        where = self.given.get("where")
+        if isinstance(where, Condition):
+            yield where.render(fragments)
+        elif where is not None:
+            kind = "path_predicate" if self.paths[where] else "path_selection"
+            yield fragments.render(kind, column="return_value", value=where)
+        excluded = self.given.get("exclude")
+        if excluded:
+            yield fragments.none_of(Filters(excluded, self.paths).render(fragments))
+
+    def _statuses(self, fragments: Fragments) -> Iterator[str]:
+        statuses = self.statuses
+        if statuses == {Status.FAILURE}:
+            yield compose("failed")
+        elif statuses:
+            yield fragments.render("status", value=sorted(map(str, statuses)))
+        if self.must_have_ended:
+            yield compose("finished")
+        elif statuses and statuses.isdisjoint(_ENDED):
+            yield compose("unfinished")
+
+
+def paths_of(given: FilterArguments) -> set[str]:
+    """Return the SQL/JSON paths among filters, which only the server can judge.
+
+    Raises:
+        FilterError: a ``where`` that is neither text nor a condition.
+    """
+    where = given.get("where")
+    if not isinstance(where, str | Condition | None):
+        raise FilterError(
+            f"where={where!r}: give an SQL/JSON path (str) or a condition made with F."
+        )
+    inner = paths_of(given["exclude"]) if given.get("exclude") else set()
+    return {where, *inner} if isinstance(where, str) else inner
+
+
+def _several(values: object) -> Sequence[object]:
+    """A single value stands for a list of it."""
+    if isinstance(values, Sequence | AbstractSet) and not isinstance(values, str):
+        return tuple(values)
+    return (values,)
+
+
+def _texts(name: str, values: object) -> list[str]:
+    return [_text(name, value) for value in _several(values)]
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise FilterError(f"{name}={value!r}: give a text without NUL.")
+    return value
+
+
+def _type_names(name: str, values: object) -> list[str]:
+    return _texts(
+        name,
+        [
+            f"{value.__module__}.{value.__qualname__}" if isinstance(value, type) else value
+            for value in _several(values)
+        ],
+    )
+
+
+def _as_status(value: object) -> Status:
+    try:
+        return Status(value)
+    except ValueError as error:
+        raise FilterError(f"status={value!r} is none of {', '.join(Status)}.") from error
+
+
+def moment(name: str, value: object) -> datetime:
+    """Return a moment that was given as one, or as a timedelta back from now."""
+    if isinstance(value, timedelta):
+        return datetime.now(timezone.utc) - value
+    if not isinstance(value, datetime):
+        raise FilterError(
+            f"{name}={value!r}: give an aware datetime, or a timedelta back from now."
+        )
+    if value.tzinfo is None:
+        raise FilterError(
+            f"{name}={value!r} has no time zone, so that it is no moment: give an aware datetime, "
+            "as datetime.now(timezone.utc)."
+        )
+    return value
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise FilterError(f"{name}={value!r}: give seconds, or a timedelta.")
+    return float(value)
+
+
+_SIMPLE: Mapping[str, Callable[[str, object], object]] = {
+    "worker": _texts,
+    "since": moment,
+    "until": moment,
+    "min_duration": _seconds,
+    "max_duration": _seconds,
+    "error_type": _type_names,
+    "message": _text,
+    "fingerprint": _texts,
+}

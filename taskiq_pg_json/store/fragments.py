@@ -1,0 +1,98 @@
+"""Assembles conditions from the named fragments of the SQL files; every value is bound."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from taskiq_pg_json.errors import FilterError, SerializationError
+from taskiq_pg_json.schema import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from taskiq_pg_json.serializer.protocol import ResultSerializer
+
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
+def _escaped(character: re.Match[str]) -> str:
+    return json.dumps(character[0])[1:-1]
+
+
+class _Unbound(dict[str, str]):
+    """Leaves a placeholder that nothing is known of yet where it is."""
+
+    def __missing__(self, placeholder: str) -> str:
+        return f"{{{placeholder}}}"
+
+
+def compose(fragment: str, **parts: str) -> str:
+    """Return the SQL of a named fragment with other fragments in it.
+
+    The names of tables stay placeholders until ``Names.statement`` binds them.
+    """
+    return queries()[fragment].format_map(_Unbound(parts))
+
+
+class Fragments:
+    """The fragments of one statement and the values that they bind.
+
+    Attributes:
+        values: the bound values by the names of their parameters.
+    """
+
+    def __init__(self, serializer: ResultSerializer) -> None:
+        self._serializer = serializer
+        self.values: dict[str, object] = {}
+
+    def bind(self, value: object) -> str:
+        """Bind a value; the name of its parameter."""
+        parameter = f"filter_{len(self.values)}"
+        self.values[parameter] = value
+        return parameter
+
+    def render(self, fragment: str, *, column: str = "", cast: str = "", **values: object) -> str:
+        """Return the SQL of a fragment with a value bound at each of its parameters.
+
+        ``column`` and ``cast`` come from lists of this package's own, never from a caller.
+        """
+        parameters = {name: self.bind(value) for name, value in values.items()}
+        return compose(fragment, column=column, cast=cast, **parameters)
+
+    def all_of(self, conditions: Iterable[str]) -> str:
+        """Return the SQL of conditions that must all hold; there is at least one."""
+        return self._fold("conjunction", conditions)
+
+    def any_of(self, conditions: Iterable[str]) -> str:
+        """Return the SQL of conditions of which one must hold; there is at least one."""
+        return self._fold("disjunction", conditions)
+
+    def none_of(self, condition: str) -> str:
+        """Return the SQL of a condition that must not hold, be it false or NULL."""
+        return compose("negation", condition=condition)
+
+    def json(self, column: str, value: object) -> str:
+        """Return a value as the JSON that the store would hold for it, in ASCII.
+
+        Raises:
+            FilterError: no JSON can be searched for it.
+        """
+        try:
+            encoded = self._serializer.encode({column: value}, task_id="")
+        except SerializationError as error:
+            raise FilterError(f"A filter on {column} cannot be stored as JSON: {error}") from error
+        if encoded.pickled is not None:
+            raise FilterError(
+                f"A filter on {column} holds a value that is stored as a pickle, so that no search "
+                "finds it: search for what stands beside it."
+            )
+        return _NOT_ASCII.sub(_escaped, encoded.columns[column].decode())
+
+    def _fold(self, fragment: str, conditions: Iterable[str]) -> str:
+        first, *others = conditions
+        for other in others:
+            first = compose(fragment, left=first, right=other)
+        return first

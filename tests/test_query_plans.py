@@ -1,0 +1,199 @@
+"""Every filter uses the index that it is meant to, and no page reads more than a bounded part."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+from psycopg import sql
+from seeds import NOW, ids, orders
+
+from taskiq_pg_json import ConfigurationError, F, ResultStore
+
+ROWS = 20_000
+PAGE = 20
+MOST_READ = 20 * PAGE
+"""Rows that a page may read: each twice or so, and what a filter on one in ten passes over."""
+
+_SEED = """
+INSERT INTO {table} (task_id, task_name, worker, status, return_value, error, args, kwargs, labels,
+                     execution_time, queued_at, started_at, finished_at)
+SELECT 'task-' || i, 'shop:' || least(i %% 100, 10), 'web:' || i %% 10,
+       CASE WHEN i %% 200 = 0 THEN 'QUEUED' WHEN i %% 50 = 1 THEN 'FAILURE' ELSE 'SUCCESS' END,
+       jsonb_build_object('order_id', i, 'customer', jsonb_build_object('id', 'c' || i %% 2000),
+                          'items', jsonb_build_array(jsonb_build_object('sku', i %% 3000))),
+       CASE WHEN i %% 50 = 1 THEN jsonb_build_object('type', 'ValueError', 'module', 'builtins',
+           'message', 'order ' || i, 'fingerprint', (i %% 7)::text) END,
+       jsonb_build_array(i), jsonb_build_object('day', i %% 3000),
+       jsonb_build_object('tenant', i %% 2500),
+       i %% 100, %(now)s - interval '1 day' - i * interval '1 s', %(now)s - i * interval '1 s',
+       CASE WHEN i %% 200 <> 0 THEN %(now)s - i * interval '1 s' END
+FROM generate_series(1, %(rows)s) AS i
+"""
+
+
+@pytest.fixture(scope="module")
+def seeded(admin):
+    """The name of an analysed table of 20,000 rows."""
+    name = "query_plans"
+    schema = "query_plans"
+    script = ResultStore(table_name=name, schema=schema).schema_sql()
+    admin.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+    admin.execute(script)
+    table = f"{schema}.{name}"
+    admin.execute(_SEED.format(table=table), {"rows": ROWS, "now": NOW})
+    admin.execute(f"VACUUM ANALYZE {table}")
+    yield name
+    admin.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
+@pytest.fixture
+async def plans(pool, seeded):
+    """A store that keeps the plans of its searches in ``plans``."""
+    async with ResultStore(pool=pool, table_name=seeded, schema=seeded, migrate="verify") as store:
+        yield Explained(store)
+
+
+def named(value):
+    return ",".join(value) or "all" if isinstance(value, dict) else str(value)
+
+
+class Explained:
+    """Runs each query of a store with EXPLAIN as well."""
+
+    def __init__(self, store):
+        self.store = store
+        self.found = []
+        self._fetch = store._searcher._runner.fetch
+        store._searcher._runner.fetch = self._explain
+
+    async def _explain(self, query, values, timeout):
+        explain = f"EXPLAIN (ANALYZE, FORMAT JSON, TIMING OFF) {query}"
+        ((plan,),) = await self._fetch(explain, values, timeout)
+        self.found.append(plan if isinstance(plan, list) else json.loads(plan))
+        return await self._fetch(query, values, timeout)
+
+    def nodes(self):
+        """Every node of every plan."""
+        waiting = [plan[0]["Plan"] for plan in self.found]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting.extend(node.get("Plans", ()))
+
+    @property
+    def indexes(self):
+        """The indexes used, without the table's name."""
+        return {
+            node["Index Name"].removeprefix("query_plans_")
+            for node in self.nodes()
+            if "Index Name" in node
+        } - {"progress_pkey"}
+
+    @property
+    def rows_read(self):
+        """The rows that were read of the results, those passed over included."""
+        return sum(
+            (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+             + node.get("Rows Removed by Index Recheck", 0)) * node["Actual Loops"]
+            for node in self.nodes()
+            if node.get("Relation Name") == "query_plans"
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("filters", "index"),
+    [
+        ({}, "finished_at_idx"),
+        ({"order_by": "finished_at"}, "finished_at_idx"),
+        ({"order_by": "task_id"}, "pkey"),
+        ({"status": "SUCCESS"}, "finished_at_idx"),
+        ({"since": timedelta(days=9)}, "finished_at_idx"),
+        ({"until": NOW - timedelta(hours=2)}, "finished_at_idx"),
+        ({"worker": "web:3"}, "finished_at_idx"),
+        ({"min_duration": 50}, "finished_at_idx"),
+        ({"max_duration": 50}, "finished_at_idx"),
+        ({"exclude": {"task_name": "shop:10"}}, "finished_at_idx"),
+        ({"task_name": "shop:1"}, "task_name_idx"),
+        ({"task_name": "shop:1", "until": NOW - timedelta(hours=2)}, "task_name_idx"),
+        ({"task_name": ["shop:1", "shop:2", "none"]}, "task_name_idx"),
+        ({"task_name": "shop:1", "order_by": "finished_at"}, "task_name_idx"),
+        ({"status": "FAILURE"}, "failures_idx"),
+        ({"error_type": "ValueError"}, "failures_idx"),
+        ({"fingerprint": "3"}, "failures_idx"),
+        ({"message": "order"}, "failures_idx"),
+        ({"status": "FAILURE", "task_name": "shop:1"}, "task_failures_idx"),
+        ({"status": "STARTED"}, "unfinished_idx"),
+        ({"return_value": {"order_id": 77}}, "json_gin"),
+        ({"return_value": {"customer": {"id": "c7"}}}, "json_gin"),
+        ({"return_value": {"items": [{"sku": 7}]}}, "json_gin"),
+        ({"args": [77]}, "json_gin"),
+        ({"kwargs": {"day": 7}}, "json_gin"),
+        ({"labels": {"tenant": 7}}, "json_gin"),
+        ({"where": "$.order_id == 77"}, "json_gin"),
+        ({"where": "$.items[*] ? (@.sku == 7)"}, "json_gin"),
+        ({"where": F.return_value["order_id"] == 77}, "json_gin"),
+        ({"where": F.return_value["items"].each["sku"] == 7}, "json_gin"),
+        ({"where": F.args[0] == 77}, "json_gin"),
+        ({"where": F.kwargs["day"].in_([7, 8]) & (F.args[0] > 3)}, "json_gin"),
+        ({"labels": {"tenant": 7}, "kwargs": {"day": 7}}, "json_gin"),
+    ],
+    ids=named,
+)
+async def test_a_filter_uses_its_index_and_reads_little(plans, filters, index):
+    await plans.store.search(limit=PAGE, **filters)
+    assert plans.indexes == {index}
+    assert plans.rows_read <= MOST_READ
+
+
+@pytest.mark.parametrize("order_by", ["finished_at", "-finished_at", "task_id", "-task_id"])
+@pytest.mark.parametrize("filters", [{}, {"task_name": "shop:1"}, {"status": "FAILURE"}], ids=named)
+async def test_a_page_far_down_reads_no_more_than_the_first(plans, filters, order_by):
+    if order_by.endswith("task_id") and filters:
+        pytest.skip("no index sorts the rows of a filter by task id")
+    search = plans.store.search
+    deep = (await search(limit=150, order_by=order_by, **filters)).next_cursor
+    plans.found.clear()
+    page = await search(limit=PAGE, order_by=order_by, cursor=deep, **filters)
+    assert plans.rows_read <= MOST_READ
+    plans.found.clear()
+    await search(limit=PAGE, order_by=order_by, cursor=page.previous_cursor, **filters)
+    assert plans.rows_read <= MOST_READ
+
+
+async def test_stats_of_a_span_of_time_read_the_index_alone(plans):
+    await plans.store.stats(since=NOW - timedelta(minutes=10))
+    (node,) = [node for node in plans.nodes() if "Index Name" in node]
+    assert (node["Node Type"], node["Heap Fetches"]) == ("Index Only Scan", 0)
+    assert plans.indexes == {"finished_at_idx"}
+    assert plans.rows_read <= 600
+
+
+async def test_failures_of_a_span_of_time_read_failures_alone(plans):
+    groups = await plans.store.failures(since=NOW - timedelta(minutes=10))
+    assert sum(group.total for group in groups) == 12
+    assert plans.indexes == {"failures_idx", "pkey"}
+    assert plans.rows_read <= 2 * 12
+
+
+async def test_every_search_works_without_any_index(pool, table_name, admin):
+    async with ResultStore(pool=pool, table_name=table_name, indexes=()) as store:
+        assert admin.execute(
+            "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = %s::regclass",
+            [table_name],
+        ).fetchall() == [(f"{table_name}_pkey",)]
+        await orders(store, 12)
+        assert ids(await store.search(task_name=["shop:charge", "shop:mail"], limit=2)) == [
+            "0",
+            "2",
+        ]
+        assert ids(await store.search(args=[4])) == ["4"]
+        assert ids(await store.search(status="FAILURE")) == ["9"]
+        assert sum(row.total for row in await store.stats(by=(), bucket="week")) == 12
+        assert len(await store.failures()) == 1
+
+
+async def test_an_index_that_there_is_not_is_refused(pool):
+    with pytest.raises(ConfigurationError, match="expires_at, failures, finished_at, json"):
+        ResultStore(pool=pool, indexes=["jsonb"])

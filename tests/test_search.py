@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from seeds import NOW, Invoice, PaymentError, ago, finish, ids, orders, unfinished
+
+from taskiq_pg_json import F, FilterError, NotLoadedError, ResultStore, SearchTimeoutError, Status
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+async def store(pool, table_name):
+    async with ResultStore(pool=pool, table_name=table_name) as store:
+        yield store
+
+
+@pytest.fixture
+async def shop(store):
+    """Thirty orders, see ``seeds.orders``."""
+    await orders(store)
+    return store
+
+
+def named(value) -> str | None:
+    return ",".join(value) or "none" if isinstance(value, dict) else None
+
+
+def numbers(condition) -> list[str]:
+    return [str(number) for number in range(30) if condition(number)]
+
+
+def everything(number) -> bool:
+    return number >= 0
+
+
+def nothing(number) -> bool:
+    return number < 0
+
+
+SUCCEEDED = [number for number in range(30) if number % 10 != 9]
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, everything),
+        ({"task_name": "shop:ship"}, lambda n: n % 3 == 1),
+        ({"task_name": ["shop:ship", "shop:mail", "shop:ship"]}, lambda n: n % 3 != 0),
+        ({"task_name": ["shop:ship", "nothing"]}, lambda n: n % 3 == 1),
+        ({"status": "FAILURE"}, lambda n: n % 10 == 9),
+        ({"status": [Status.FAILURE, "SUCCESS"]}, everything),
+        ({"status": "QUEUED"}, nothing),
+        ({"worker": "web:1"}, lambda n: n % 2 == 1),
+        ({"worker": {"web:0", "web:1"}}, everything),
+        ({"since": ago(minutes=5)}, lambda n: n <= 5),
+        ({"until": ago(minutes=5)}, lambda n: n > 5),
+        ({"since": ago(minutes=9), "until": ago(minutes=5)}, lambda n: 5 < n <= 9),
+        ({"since": DAY}, everything),
+        ({"min_duration": 29}, lambda n: n >= 28),
+        ({"max_duration": timedelta(seconds=2)}, lambda n: n < 2),
+        ({"error_type": "PaymentError"}, lambda n: n % 10 == 9),
+        ({"error_type": PaymentError}, lambda n: n % 10 == 9),
+        ({"error_type": ["seeds.PaymentError", ValueError]}, lambda n: n % 10 == 9),
+        ({"error_type": ValueError}, nothing),
+        ({"message": "CARD 1"}, lambda n: n == 19),
+        ({"message": "100%_"}, nothing),
+        ({"return_value": {"customer_id": "c1"}}, lambda n: n % 10 != 9 and n % 3 == 1),
+        ({"return_value": {"total": Decimal("3.50")}}, lambda n: n == 3),
+        ({"return_value": {"created_at": ago(days=4)}}, lambda n: n == 4),
+        ({"return_value": {"lines": [{"sku": "A", "price": 7}]}}, lambda n: n == 7),
+        ({"args": [12]}, lambda n: n == 12),
+        ({"args": [{"retry": 3}]}, lambda n: n % 4 == 3),
+        ({"kwargs": {"dry_run": True}}, lambda n: n % 5 == 0),
+        ({"kwargs": {"at": ago(hours=6)}}, lambda n: n == 6),
+        ({"labels": {"tenant": "t1"}}, lambda n: n % 2 == 1),
+        ({"where": "$.lines[*].price > 26"}, lambda n: n in {27, 28}),
+        ({"where": "$.lines[*] ? (@.price > 26)"}, lambda n: n in {27, 28}),
+        ({"where": '$.customer_id == "c2"'}, lambda n: n % 10 != 9 and n % 3 == 2),
+        ({"exclude": {"task_name": ["shop:ship", "shop:mail"]}}, lambda n: n % 3 == 0),
+        ({"exclude": {"status": "SUCCESS"}}, lambda n: n % 10 == 9),
+        (
+            {"exclude": {"task_name": "shop:ship", "worker": "web:1"}},
+            lambda n: not (n % 3 == 1 and n % 2 == 1),
+        ),
+        ({"exclude": {"return_value": {"customer_id": "c1"}}}, lambda n: n % 10 == 9 or n % 3 != 1),
+        ({"exclude": {"where": "$.paid == true"}}, lambda n: n % 10 == 9 or n % 2 == 1),
+        ({"exclude": {}}, everything),
+        (
+            {"task_name": "shop:charge", "status": "SUCCESS", "labels": {"tenant": "t0"}},
+            lambda n: n % 10 != 9 and n % 6 == 0,
+        ),
+    ],
+    ids=named,
+)
+async def test_every_filter_finds_what_it_says_newest_first(shop, filters, expected):
+    assert ids(await shop.search(**filters)) == numbers(expected)
+    assert await shop.count(**filters) == len(numbers(expected))
+    assert ids([record async for record in shop.iterate(**filters)]) == numbers(expected)
+
+
+TOTAL = F.return_value["total"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (F.return_value["customer_id"] == "c1", lambda n: n % 3 == 1),
+        (F.return_value["customer_id"] != "c1", lambda n: n % 3 != 1),
+        (F.return_value["paid"].is_(True), lambda n: n % 2 == 0),
+        (TOTAL > 25, lambda n: n >= 25),
+        (Decimal("25.5") < TOTAL, lambda n: n > 25),
+        (TOTAL >= 25.5, lambda n: n >= 25),
+        (Decimal("3.500") == TOTAL, lambda n: n == 3),
+        (TOTAL < 2, lambda n: n < 2),
+        (Decimal("1.5") >= TOTAL, lambda n: n < 2),
+        (F.return_value["created_at"] < ago(days=25), lambda n: n > 25),
+        (F.return_value["created_at"] == ago(days=25), lambda n: n == 25),
+        (F.return_value["customer_id"] > "c1", lambda n: n % 3 == 2),
+        (F.return_value["customer_id"].in_(["c0", "c2"]), lambda n: n % 3 != 1),
+        (F.return_value["customer_id"].startswith("c2"), lambda n: n % 3 == 2),
+        (F.return_value["customer_id"].matches("^c[01]$"), lambda n: n % 3 != 2),
+        (F.return_value["lines"].each["price"] == 7, lambda n: n == 7),
+        (F.return_value["lines"].each["price"] > 26, lambda n: n > 26),
+        (F.return_value["lines"][0]["price"] == 1, lambda n: n == 1),
+        (F.return_value["lines"][-1] == {"sku": "B", "price": 1}, everything),
+        (F.return_value["lines"].contains([{"price": 7}]), lambda n: n == 7),
+        (F.return_value["customer_id"].exists(), everything),
+        (F.return_value["nothing"].exists(), nothing),
+        (F.args[0] == 3, lambda n: n == 3),
+        (F.args[1]["retry"] >= 3, lambda n: n % 4 == 3),
+        (F.kwargs["dry_run"].is_(False), lambda n: n % 5 != 0),
+        (F.labels["tenant"] == "t1", lambda n: n % 2 == 1),
+        ((TOTAL > 3) & (TOTAL < 6), lambda n: 3 <= n < 6),
+        ((TOTAL < 1) | (TOTAL > 28), lambda n: n in {0, 28}),
+        (~(TOTAL > 3), lambda n: n < 3),
+        (~((TOTAL > 3) | F.return_value["paid"].is_(True)), lambda n: n == 1),
+    ],
+    ids=range(30),
+)
+async def test_a_condition_made_with_f_finds_what_python_would(shop, condition, expected):
+    page = await shop.search(where=condition, status="SUCCESS")
+    assert ids(page) == [str(number) for number in SUCCEEDED if expected(number)]
+
+
+async def test_an_error_can_be_searched_by_any_field(shop):
+    page = await shop.search(where=F.error["message"].startswith("Card 1"))
+    assert ids(page) == ["19"]
+
+
+async def test_equality_is_exact_where_containment_is_not(store):
+    values = {"list": [1], "longer": [1, 2], "number": 1, "true": True, "text": "1", "null": None}
+    for task_id, value in values.items():
+        await finish(store, task_id, {"v": value})
+    assert ids(await store.search(where=F.return_value["v"] == 1)) == ["number"]
+    assert ids(await store.search(where=F.return_value["v"] == [1])) == ["list"]
+    assert ids(await store.search(where=F.return_value["v"].is_(None))) == ["null"]
+    assert ids(await store.search(where=F.return_value["v"].is_(True))) == ["true"]
+    assert ids(await store.search(where=F.return_value["v"] == "1")) == ["text"]
+
+
+async def test_a_negated_condition_finds_rows_that_lack_the_place(store):
+    await finish(store, "with", {"v": 5})
+    await finish(store, "without", {})
+    await finish(store, "nothing", None, error=ValueError())
+    assert set(ids(await store.search(where=~(F.return_value["v"] > 1)))) == {"without", "nothing"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "naïve ☃ 表",
+        "💥",
+        'quo"te',
+        "back\\slash",
+        "'; DROP TABLE x; --",
+        "%s %(a)s",
+        "{x}",
+        "$value",
+    ],
+)
+async def test_any_text_is_found_and_never_run(store, text):
+    await finish(store, "it", {text: text}, task=text, kwargs={text: 1}, worker=text)
+    await finish(store, "other", {"x": "y"})
+    for filters in (
+        {"task_name": text},
+        {"task_name": [text, "x"]},
+        {"worker": text},
+        {"return_value": {text: text}},
+        {"kwargs": {text: 1}},
+        {"where": F.return_value[text] == text},
+        {"where": F.return_value[text].startswith(text)},
+        {"where": F.kwargs[text] >= 1},
+    ):
+        assert ids(await store.search(**filters)) == ["it"]
+
+
+async def test_an_expired_row_is_not_found(store, admin, table_name):
+    await finish(store, "gone", 1)
+    await finish(store, "kept", 1)
+    admin.execute(f"UPDATE {table_name} SET expires_at = now() WHERE task_id = 'gone'")
+    admin.execute(f"UPDATE {table_name} SET expires_at = now() + '1h' WHERE task_id = 'kept'")
+    assert ids(await store.search()) == ["kept"]
+    assert await store.count() == 1
+    assert [row.total for row in await store.stats()] == [1]
+
+
+async def test_unfinished_tasks_come_first_and_can_be_asked_for(shop):
+    await unfinished(shop)
+    assert set(ids(await shop.search(limit=3))) == {"queued", "started", "retried"}
+    assert ids(await shop.search(status="STARTED")) == ["started"]
+    assert ids(await shop.search(status=["QUEUED", "RETRY"], order_by="queued_at")) == [
+        "queued", "retried",
+    ]  # fmt: skip
+    (started,) = (await shop.search(status="STARTED")).items
+    assert (started.progress.percent, started.progress.text) == (40, "Rows")
+    assert not started.is_ready
+    assert ids(await shop.search(status="RETRY", error_type=ConnectionError)) == ["retried"]
+
+
+async def test_a_record_has_the_exact_value(shop):
+    (record,) = (await shop.search(args=[4])).items
+    assert record.return_value == Invoice(
+        "c1", Decimal("4.50"), ago(days=4), paid=True, lines=record.return_value.lines
+    )
+    assert record.kwargs == {"dry_run": False, "at": ago(hours=4)}
+    assert record.finished_at == NOW - timedelta(minutes=4)
+
+
+async def test_one_bad_row_does_not_break_its_page(shop, admin, table_name):
+    admin.execute(
+        f'UPDATE {table_name} SET types = \'{{"v": 1, "return_value": 7}}\''
+        " WHERE task_id = 'order-1'"
+    )
+    page = await shop.search(limit=3)
+    good, bad, other = page.items
+    assert good.return_value.customer_id == "c0"
+    assert other.return_value.customer_id == "c2"
+    with pytest.raises(Exception, match="order-1"):
+        _ = bad.return_value
+    assert bad.task_name == "shop:ship"
+
+
+async def test_a_column_that_was_left_out_says_so(shop):
+    page = await shop.search(load=["kwargs"], limit=2)
+    record = page.items[0]
+    assert record.kwargs["dry_run"] is True
+    assert record.execution_time == 1.0
+    for column in ("return_value", "error", "args", "labels", "progress"):
+        with pytest.raises(NotLoadedError, match=f"no {column} here"):
+            getattr(record, column)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"colour": "red"}, "colour: no such filter; there are args, "),
+        ({"status": "DONE"}, "status='DONE' is none of QUEUED, STARTED, RETRY, SUCCESS, FAILURE"),
+        ({"since": datetime(2026, 1, 1)}, "no time zone"),  # noqa: DTZ001 - that is the point
+        ({"since": 5}, "aware datetime"),
+        ({"until": "yesterday"}, "aware datetime"),
+        ({"min_duration": "1s"}, "give seconds"),
+        ({"task_name": 7}, "task_name=7"),
+        ({"task_name": "a\0b"}, "NUL"),
+        ({"where": 7}, "SQL/JSON path"),
+        ({"limit": 0}, "1 to 1000"),
+        ({"limit": 1001}, "iterate"),
+        ({"order_by": "return_value"}, "finished_at"),
+        ({"order_by": "finished_at; DROP TABLE x"}, "finished_at"),
+        ({"cursor": "nonsense"}, "no cursor"),
+        ({"cursor": "☃"}, "no cursor"),
+        ({"cursor": "e30="}, "no cursor"),
+        ({"load": ["pickled"]}, "load="),
+        ({"load": "args"}, "load="),
+        ({"return_value": object()}, "return_value"),
+        ({"where": F.return_value["a"] > math.inf}, "finite"),
+        ({"where": F.return_value["a"] > True}, "compare"),
+        ({"where": F.return_value["a"] < timedelta(1)}, "compare"),
+        ({"where": F.return_value["a"].each == [1]}, "contains"),
+        ({"where": F.return_value["a"].matches("([")}, "regular expression"),
+        ({"message": "\ud800"}, "Unicode"),
+    ],
+    ids=named,
+)
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+async def test_an_argument_that_cannot_work_is_a_clear_error(shop, arguments, message):
+    with pytest.raises(FilterError, match=message):
+        await shop.search(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("path", "position"),
+    [
+        ("$.a >", 5),
+        ("$.a >> 3", 5),
+        ("$.a ? (@ == 1", 13),
+        ('$.a == 1 && "abc', 16),
+        ("$.x == 1 && == 1", 12),
+        ('$.a like_regex "(["', None),
+        ("$.a > $limit", None),
+    ],
+)
+async def test_a_bad_path_is_an_error_with_the_position(shop, path, position):
+    with pytest.raises(FilterError, match="no SQL/JSON path") as caught:
+        await shop.search(where=path)
+    assert caught.value.position == position
+    assert await shop.count() == 30
+
+
+def test_a_condition_has_no_truth():
+    with pytest.raises(FilterError, match="no truth"):
+        bool(F.return_value["a"] > 1)
+
+
+async def test_a_slow_search_is_given_up_and_the_connection_stays_good(shop, admin, table_name):
+    with admin.transaction():
+        admin.execute(f"LOCK TABLE {table_name}")
+        with pytest.raises(SearchTimeoutError, match=r"longer than 0\.2 s"):
+            await shop.search(timeout=0.2)
+        with pytest.raises(SearchTimeoutError):
+            [record async for record in shop.iterate(timeout=0.2)]
+    assert await shop.count(timeout=None) == 30
+
+
+async def test_the_time_limit_ends_with_the_search(shop, pool):
+    await shop.search(timeout=0.5)
+    async with pool.connection() as connection:
+        cursor = await connection.execute("SHOW statement_timeout")
+        assert await cursor.fetchone() == ("0",)
+
+
+async def test_a_stream_may_be_left_early(shop):
+    stream = shop.iterate()
+    first = await anext(stream)
+    await stream.aclose()
+    assert first.task_id == "order-0"
+    assert await shop.count() == 30

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+from seeds import NOW, ago, finish, ids, orders, unfinished
+
+from taskiq_pg_json import FilterError, ResultStore
+
+ORDERS = ["finished_at", "started_at", "queued_at", "execution_time", "task_id"]
+ALL_ORDERS = [*ORDERS, *(f"-{order}" for order in ORDERS)]
+
+
+@pytest.fixture
+async def store(pool, table_name):
+    async with ResultStore(pool=pool, table_name=table_name) as store:
+        yield store
+
+
+@pytest.fixture
+async def busy(store):
+    """Twelve tasks that have ended, two of them at once, and three that have not."""
+    await orders(store, 12)
+    await finish(store, "order-3b", ended=ago(minutes=3), seconds=4.0)
+    await unfinished(store)
+    return store
+
+
+async def pages(store, limit, **arguments):
+    found = [await store.search(limit=limit, **arguments)]
+    while found[-1].next_cursor is not None:
+        found.append(await store.search(limit=limit, cursor=found[-1].next_cursor, **arguments))
+    return found
+
+
+def all_ids(found) -> list[str]:
+    return [task_id for page in found for task_id in ids(page)]
+
+
+@pytest.mark.parametrize("order_by", ALL_ORDERS)
+@pytest.mark.parametrize("limit", [1, 4, 15])
+async def test_pages_hold_every_record_once_and_in_order(busy, order_by, limit):
+    everything = ids(await busy.search(order_by=order_by))
+    found = await pages(busy, limit, order_by=order_by)
+    assert all_ids(found) == everything
+    assert len(everything) == 16
+    assert found[0].previous_cursor is None
+    assert all(len(page.items) == limit for page in found[:-1])
+
+
+@pytest.mark.parametrize("order_by", ALL_ORDERS)
+@pytest.mark.parametrize("limit", [1, 4, 15])
+async def test_pages_read_backwards_are_the_same_pages(busy, order_by, limit):
+    found = await pages(busy, limit, order_by=order_by)
+    back = [found[-1]]
+    while back[-1].previous_cursor is not None:
+        cursor = back[-1].previous_cursor
+        back.append(await busy.search(limit=limit, cursor=cursor, order_by=order_by))
+    assert list(map(ids, reversed(back))) == list(map(ids, found))
+
+
+async def test_descending_is_ascending_turned_round(busy):
+    for order in ORDERS:
+        upwards = ids(await busy.search(order_by=order))
+        assert ids(await busy.search(order_by=f"-{order}")) == upwards[::-1]
+
+
+async def test_rows_without_the_value_are_the_largest(busy):
+    page = await busy.search(order_by="started_at")
+    assert page.items[-1].task_id == "queued"
+
+
+@pytest.mark.parametrize("task_name", ["shop:charge", ["shop:charge", "shop:mail"]])
+async def test_pages_of_tasks_hold_every_record_of_them(busy, task_name):
+    everything = ids(await busy.search(task_name=task_name))
+    assert all_ids(await pages(busy, 2, task_name=task_name)) == everything
+    assert ids([record async for record in busy.iterate(task_name=task_name)]) == everything
+
+
+async def test_new_and_deleted_rows_move_no_other_row(busy):
+    everything = ids(await busy.search(status="SUCCESS"))
+    first = await busy.search(limit=4, status="SUCCESS")
+    await finish(busy, "newer", ended=ago(minutes=-1))
+    await finish(busy, "in between", ended=ago(minutes=2, seconds=30))
+    await busy.delete(first.items[-1].task_id)
+    second = await busy.search(limit=4, status="SUCCESS", cursor=first.next_cursor)
+    assert ids(first) + ids(second) == everything[:8]
+    back = await busy.search(limit=4, status="SUCCESS", cursor=second.previous_cursor)
+    assert ids(back) == ["0", "1", "2", "in between"]
+
+
+async def test_a_cursor_stands_in_a_url_as_it_is(busy):
+    page = await busy.search(limit=1, order_by="task_id")
+    assert page.next_cursor.rstrip("=").replace("-", "").replace("_", "").isalnum()
+
+
+async def test_a_cursor_of_another_order_is_refused(busy):
+    cursor = (await busy.search(limit=1)).next_cursor
+    with pytest.raises(FilterError, match="order_by='-finished_at'"):
+        await busy.search(cursor=cursor, order_by="task_id")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        '["finished_at",true,"2026-01-01","a",false]',
+        '["finished_at",true,5,"a",false]',
+        '["finished_at",true,"x","a",false]',
+        '["finished_at",true,null,7,false]',
+        '["finished_at",true,null,"\\u0000",false]',
+        '["password",true,null,"a",false]',
+        '["finished_at",true,null]',
+        "[[],true,null,1,2]",
+        "7",
+    ],
+)
+async def test_a_forged_cursor_is_refused(busy, parts):
+    from base64 import urlsafe_b64encode
+
+    with pytest.raises(FilterError, match="is no cursor"):
+        await busy.search(cursor=urlsafe_b64encode(parts.encode()).decode())
+
+
+async def test_uuid_tables_have_pages_too(pool, table_name):
+    async with ResultStore(pool=pool, table_name=table_name, field_for_task_id="Uuid") as store:
+        for number in range(5):
+            await finish(store, f"00000000-0000-0000-0000-00000000000{number}", ended=NOW)
+        found = await pages(store, 2)
+        assert [i[-1] for i in all_ids(found)] == list("43210")

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from decimal import Decimal
+
+import pytest
+from pydantic import BaseModel
+from seeds import finish, ids
+from taskiq import InMemoryBroker
+
+from taskiq_pg_json import FilterError, ResultStore
+
+broker = InMemoryBroker()
+
+
+class Basket(BaseModel):
+    customer: str
+    total: Decimal
+
+
+@dataclass
+class Point:
+    x: int
+
+
+@broker.task(task_name="shop:basket")
+async def basket() -> Basket:
+    raise NotImplementedError
+
+
+@broker.task(task_name="shop:point")
+def point() -> Point | None:
+    raise NotImplementedError
+
+
+@broker.task(task_name="shop:untyped")
+async def untyped():
+    raise NotImplementedError
+
+
+@pytest.fixture
+async def store(pool, table_name):
+    async with ResultStore(pool=pool, table_name=table_name) as store:
+        yield store
+
+
+async def test_a_task_stands_for_its_name(store):
+    await finish(store, "one", Basket(customer="c", total=1), task="shop:basket")
+    await finish(store, "other", 1)
+    assert ids(await store.search(task=basket)) == ["one"]
+    assert ids([record async for record in store.iterate(task=basket)]) == ["one"]
+    assert await store.count(task=basket) == 1
+    assert [row.group for row in await store.stats(task=basket)] == [{"task_name": "shop:basket"}]
+    with pytest.raises(FilterError, match="one of them"):
+        await store.search(task=basket, task_name="x")
+
+
+async def test_plain_json_becomes_what_the_task_returns(store):
+    await finish(store, "plain", {"customer": "c", "total": "2.50"}, task="shop:basket")
+    await finish(store, "typed", Basket(customer="d", total=1), task="shop:basket")
+    records = {record.task_id: record for record in (await store.search(task=basket)).items}
+    assert records["plain"].return_value == Basket(customer="c", total=Decimal("2.50"))
+    assert records["typed"].return_value == Basket(customer="d", total=1)
+    (bare,) = (await store.search(return_value={"customer": "c"})).items
+    assert bare.return_value == {"customer": "c", "total": "2.50"}
+
+
+async def test_a_value_that_does_not_fit_stays_as_it_is(store, caplog):
+    await finish(store, "odd", {"customer": 5}, task="shop:basket")
+    (record,) = (await store.search(task=basket)).items
+    assert record.return_value == {"customer": 5}
+    assert "shop:basket does not fit" in caplog.text
+
+
+async def test_a_sync_task_with_an_optional_result_types_it_too(store):
+    await finish(store, "none", None, task="shop:point")
+    await finish(store, "some", {"x": 1}, task="shop:point")
+    records = {record.task_id: record for record in (await store.search(task=point)).items}
+    assert records["none"].return_value is None
+    assert records["some"].return_value == Point(1)
+
+
+async def test_a_task_without_annotation_leaves_values_alone(store):
+    await finish(store, "it", {"x": [1]}, task="shop:untyped")
+    (record,) = (await store.search(task=untyped)).items
+    assert record.return_value == {"x": [1]}
+
+
+def test_type_checkers_know_the_records_of_a_task(tmp_path):
+    code = tmp_path / "typed.py"
+    code.write_text(
+        "from taskiq import InMemoryBroker\n"
+        "from taskiq_pg_json import F, ResultStore\n"
+        "broker = InMemoryBroker()\n"
+        "@broker.task\n"
+        "async def total() -> list[int]: return [1]\n"
+        "@broker.task\n"
+        "def name() -> str: return ''\n"
+        "async def main(store: ResultStore) -> None:\n"
+        "    reveal_type((await store.search(task=total)).items[0].return_value)\n"
+        "    reveal_type((await store.search(task=name)).items[0].return_value)\n"
+        "    reveal_type((await store.search(where=F.args[0] == 1)).items[0].return_value)\n"
+        "    async for record in store.iterate(task=total, status='SUCCESS'):\n"
+        "        reveal_type(record.return_value)\n"
+        "    await store.search(statsu='SUCCESS')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(code)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    revealed = [line.partition("note: Revealed type is ")[2] for line in run.stdout.splitlines()]
+    assert [text.strip('"').replace("builtins.", "") for text in revealed if text] == [
+        "list[int]", "str", "Any", "list[int]",
+    ]  # fmt: skip
+    assert 'Unexpected keyword argument "statsu"' in run.stdout
