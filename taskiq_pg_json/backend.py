@@ -1,0 +1,171 @@
+"""The result backend that taskiq talks to."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from taskiq import AsyncResultBackend, TaskiqResult
+from taskiq.depends.progress_tracker import TaskProgress, TaskState
+from taskiq.exceptions import ResultGetError
+
+from taskiq_pg_json.errors import ConfigurationError, TaskiqPgJsonError, TaskNotFoundError
+from taskiq_pg_json.executions import taken_task_info
+from taskiq_pg_json.records import Outcome, Progress
+from taskiq_pg_json.store import Migrate, ResultStore
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from psycopg_pool import AsyncConnectionPool
+
+    from taskiq_pg_json.schema import TaskIdType
+    from taskiq_pg_json.store.connections import Dsn
+
+_ReturnType = TypeVar("_ReturnType")
+
+_TASK_STATES = {state.value: state for state in TaskState}
+
+
+class ResultIsMissingError(TaskiqPgJsonError, ResultGetError):
+    """There is no result of this task: it has not finished, or its result has been deleted."""
+
+    __template__ = "{message}"
+    message: str
+
+
+class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
+    """Keeps the results and the progress of taskiq's tasks as JSONB.
+
+    The first five parameters are those of taskiq-postgres, in its order. The others are those of
+    :class:`~taskiq_pg_json.store.ResultStore`, which ``store`` gives access to.
+
+    Args:
+        dsn: a conninfo string or URL, a callable that returns one, or None for libpq's ``PG*``
+            environment variables.
+        keep_results: whether a result stays after it has been read; False deletes it and its
+            progress once it has been decoded.
+        table_name: the table of the results.
+        field_for_task_id: the type of task ids: ``"VarChar"``, ``"Text"`` or ``"Uuid"``.
+        serializer: None for ``JsonSerializer()``, any ``ResultSerializer``, or one of taskiq's.
+        schema: the schema of the tables; None for the first of the ``search_path``.
+        pool: a ``psycopg_pool.AsyncConnectionPool`` to borrow from; never closed.
+        result_ttl: how long results are kept, in seconds or as a timedelta; None means for ever.
+        migrate: ``"auto"``, ``"verify"`` or ``"off"``.
+        long_poll: how long, in seconds, ``is_result_ready`` may wait for a notification before it
+            says no; None for not at all. taskiq's own ``wait_result`` and ``gather`` then answer
+            in milliseconds; a timeout given to them may be overrun by as much.
+        pool_kwargs: further arguments of ``ResultStore`` and ``AsyncConnectionPool``.
+
+    Raises:
+        ConfigurationError: an argument that cannot work.
+    """
+
+    def __init__(
+        self,
+        dsn: Dsn = None,
+        keep_results: bool = True,
+        table_name: str = "taskiq_results",
+        field_for_task_id: TaskIdType = "VarChar",
+        serializer: object | None = None,
+        *,
+        schema: str | None = None,
+        pool: AsyncConnectionPool[Any] | None = None,
+        result_ttl: float | timedelta | None = None,
+        migrate: Migrate = "auto",
+        long_poll: float | None = None,
+        **pool_kwargs: Any,  # noqa: ANN401 - they are the pool's own
+    ) -> None:
+        self.keep_results = keep_results
+        self.long_poll = _seconds("long_poll", long_poll)
+        self.store = ResultStore(
+            dsn,
+            table_name=table_name,
+            field_for_task_id=field_for_task_id,
+            serializer=serializer,
+            schema=schema,
+            pool=pool,
+            result_ttl=result_ttl,
+            migrate=migrate,
+            **pool_kwargs,
+        )
+
+    async def startup(self) -> None:
+        """Open the pool and bring the tables to the version needed."""
+        await self.store.startup()
+
+    async def shutdown(self) -> None:
+        """Write all that was accepted and close the pool, unless it was lent."""
+        await self.store.shutdown()
+
+    async def set_result(self, task_id: str, result: TaskiqResult[_ReturnType]) -> None:
+        """Store a result, with what :class:`TaskInfoMiddleware` knows of the task.
+
+        A value that cannot be stored becomes a FAILURE whose error says why: whoever waits for the
+        task gets an end.
+        """
+        outcome = Outcome(
+            return_value=result.return_value,
+            error=result.error,
+            is_err=result.is_err,
+            labels=result.labels,
+            log=result.log,
+            execution_time=result.execution_time,
+            info=taken_task_info(task_id),
+        )
+        await self.store.set_result(task_id, outcome)
+
+    async def is_result_ready(self, task_id: str) -> bool:
+        """Whether the task has ended; waits for it for up to ``long_poll`` seconds."""
+        return await self.store.is_ready(task_id, timeout=self.long_poll)
+
+    async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[_ReturnType]:
+        """Return a task's result.
+
+        Raises:
+            ResultIsMissingError: the task has not ended, or its result has been deleted.
+            ResultDecodeError: what stands in the row cannot be decoded; the row is kept.
+        """
+        try:
+            outcome = await self.store.get_outcome(task_id)
+        except TaskNotFoundError as error:
+            raise ResultIsMissingError(message=str(error)) from None
+        if not self.keep_results:
+            await self.store.delete(task_id)
+        # Validation would copy and might coerce what was stored.
+        return TaskiqResult.model_construct(
+            is_err=outcome.is_err,
+            log=outcome.log if with_logs else None,
+            return_value=outcome.return_value,
+            execution_time=outcome.execution_time,
+            labels=outcome.labels,
+            error=outcome.error,
+        )
+
+    async def delete_result(self, task_id: str) -> None:
+        """Delete a task's result and progress, if there are any."""
+        await self.store.delete(task_id)
+
+    async def set_progress(self, task_id: str, progress: TaskProgress[Any]) -> None:
+        """Store a task's progress; the last write wins."""
+        await self.store.set_progress(task_id, Progress(_word(progress.state), progress.meta))
+
+    async def get_progress(self, task_id: str) -> TaskProgress[Any] | None:
+        """Return what a task last said of its progress; None when it has said nothing."""
+        progress = await self.store.get_progress(task_id)
+        if progress is None:
+            return None
+        state = _TASK_STATES.get(progress.state, progress.state)
+        return TaskProgress.model_construct(state=state, meta=progress.meta)
+
+
+def _seconds(parameter: str, value: float | None) -> float:
+    if value is None:
+        return 0.0
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigurationError(f"{parameter}={value!r} is no number of seconds, nor None.")
+    return float(value)
+
+
+def _word(state: TaskState | str) -> str:
+    return state.value if isinstance(state, TaskState) else state

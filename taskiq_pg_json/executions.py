@@ -1,0 +1,63 @@
+"""Hands what the middleware knows of an execution to the backend that stores its result."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taskiq_pg_json.records import TaskInfo
+
+_current: ContextVar[Execution | None] = ContextVar("taskiq_pg_json_execution", default=None)
+
+
+@dataclass(slots=True)
+class Execution:
+    """One execution of a task in this process.
+
+    Executions nest where a broker runs a task inside another one's (``await_inplace=True``).
+    """
+
+    task_id: str
+    info: TaskInfo
+    error: BaseException | None = None
+    _begun_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    _begun: float = field(default_factory=time.perf_counter)
+    runner: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
+    _outer: Execution | None = None
+
+    def enter(self) -> None:
+        """Make this the innermost execution of the running asyncio task."""
+        outer = _current.get()
+        # A task that this one merely spawned inherits the variable, and must not keep it alive.
+        self._outer = outer if outer is not None and outer.runner is self.runner else None
+        _current.set(self)
+
+    def leave(self) -> None:
+        """Make the execution around this one the innermost again."""
+        _current.set(self._outer)
+
+    def end(self) -> None:
+        """Note how long it took."""
+        seconds = time.perf_counter() - self._begun
+        finished_at = self._begun_at + timedelta(seconds=seconds)
+        self.info = replace(self.info, execution_time=seconds, finished_at=finished_at)
+
+
+def current_execution(task_id: str) -> Execution | None:
+    """Return the innermost execution if it is of that task."""
+    execution = _current.get()
+    return execution if execution is not None and execution.task_id == task_id else None
+
+
+def taken_task_info(task_id: str) -> TaskInfo | None:
+    """Return what is known of the task whose result is about to be stored, and leave it."""
+    execution = current_execution(task_id)
+    if execution is None:
+        return None
+    execution.leave()
+    return execution.info

@@ -1,0 +1,198 @@
+"""Tells the result backend what taskiq does not: the task's name, arguments, worker and times."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import socket
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from taskiq import TaskiqMiddleware
+from taskiq.exceptions import NoResultError
+
+from taskiq_pg_json.errors import ConfigurationError
+from taskiq_pg_json.executions import Execution, current_execution
+from taskiq_pg_json.records import Status, TaskInfo
+from taskiq_pg_json.redaction import Redact, Redactor
+from taskiq_pg_json.store import ResultStore
+
+if TYPE_CHECKING:
+    from taskiq import TaskiqMessage, TaskiqResult
+
+logger = logging.getLogger("taskiq_pg_json")
+
+QUEUED_AT_LABEL = "taskiq_pg_json_queued_at"
+"""Carries the time of sending to the worker, which takes it off before the task runs."""
+
+_REQUEUE_LABEL = "X-Taskiq-requeue"
+
+
+class TaskInfoMiddleware(TaskiqMiddleware):
+    """Gives results their task name, arguments, worker and exact times.
+
+    They are written by the statement that writes the result, and cost no statement of their own.
+    Times are those of the client's and the worker's clocks. A retry is shown as RETRY, and a task
+    that was requeued as QUEUED, until the next attempt begins.
+
+    Args:
+        record_queued: whether sending a task writes a QUEUED row.
+        record_started: whether starting a task writes a STARTED row.
+        redact: names of parameters that are hidden in args, kwargs and labels, or a callable
+            ``redact(task_name, args, kwargs)`` that returns ``(args, kwargs)``.
+
+    Raises:
+        ConfigurationError: ``redact`` is of the wrong type.
+    """
+
+    def __init__(
+        self,
+        *,
+        record_queued: bool = False,
+        record_started: bool = False,
+        redact: Redact | None = None,
+    ) -> None:
+        super().__init__()
+        self._record_queued = record_queued
+        self._record_started = record_started
+        self._redactor = Redactor(redact)
+        self._parameters: dict[str, list[str]] = {}
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+
+    def startup(self) -> None:
+        """Check that the states have somewhere to go.
+
+        Raises:
+            ConfigurationError: the broker's result backend is not a ``JsonbResultBackend``.
+        """
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        if (self._record_queued or self._record_started) and self._store is None:
+            raise ConfigurationError(
+                f"record_queued and record_started need a JsonbResultBackend, and the broker has a "
+                f"{type(self.broker.result_backend).__name__}: use broker.with_result_backend(…)."
+            )
+
+    def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+        """Note when the task is sent."""
+        message.labels[QUEUED_AT_LABEL] = _now().isoformat()
+        return message
+
+    async def post_send(self, message: TaskiqMessage) -> None:
+        """Write the QUEUED row."""
+        if self._record_queued:
+            queued_at = _parsed(message.labels.get(QUEUED_AT_LABEL))
+            await self._record(message, Status.QUEUED, self._info(message, queued_at))
+
+    async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
+        """Begin to time the task, and write the STARTED row."""
+        queued_at = _parsed(message.labels.pop(QUEUED_AT_LABEL, None))
+        info = self._info(message, queued_at, started_at=_now(), worker=self._worker)
+        if self._record_started:
+            await self._record(message, Status.STARTED, info)
+        Execution(message.task_id, info).enter()
+        return message
+
+    def on_error(
+        self,
+        message: TaskiqMessage,
+        result: TaskiqResult[Any],  # noqa: ARG002 - taskiq's signature
+        exception: BaseException,
+    ) -> None:
+        """Keep what was raised: a retry middleware puts a NoResultError in its place."""
+        execution = current_execution(message.task_id)
+        if execution is not None and not isinstance(exception, NoResultError):
+            execution.error = exception
+
+    async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        """Stop the clock, and write what becomes of a task that leaves no result."""
+        execution = current_execution(message.task_id)
+        if execution is None:
+            return
+        execution.end()
+        result.labels = self._redactor.labels(result.labels)
+        if not isinstance(result.error, NoResultError):
+            return
+        execution.leave()
+        info = execution.info
+        if execution.error is not None:
+            await self._record(message, Status.RETRY, info, execution.error)
+        elif message.labels.get(_REQUEUE_LABEL) != info.labels.get(_REQUEUE_LABEL):
+            # The message is sent again without the label: the row keeps the time.
+            await self._record(message, Status.QUEUED, info)
+        elif self._record_queued or self._record_started:
+            await self._discard(message, info)
+
+    @property
+    def _store(self) -> ResultStore | None:
+        store = getattr(self.broker.result_backend, "store", None)
+        return store if isinstance(store, ResultStore) else None
+
+    def _info(
+        self,
+        message: TaskiqMessage,
+        queued_at: datetime | None,
+        *,
+        started_at: datetime | None = None,
+        worker: str | None = None,
+    ) -> TaskInfo:
+        labels = self._redactor.labels(message.labels)
+        labels.pop(QUEUED_AT_LABEL, None)
+        args, kwargs = self._redactor.redacted(
+            message.task_name,
+            message.args,
+            message.kwargs,
+            self._parameter_names(message.task_name),
+        )
+        return TaskInfo(
+            message.task_name,
+            args,
+            kwargs,
+            labels,
+            worker=worker,
+            queued_at=queued_at,
+            started_at=started_at,
+        )
+
+    def _parameter_names(self, task_name: str) -> list[str]:
+        """Return the names of the task's parameters, in order; none for a task not known here."""
+        if task_name not in self._parameters:
+            task = self.broker.find_task(task_name)
+            if task is None:
+                return []
+            self._parameters[task_name] = list(inspect.signature(task.original_func).parameters)
+        return self._parameters[task_name]
+
+    async def _record(
+        self,
+        message: TaskiqMessage,
+        status: Status,
+        info: TaskInfo,
+        error: BaseException | None = None,
+    ) -> None:
+        if self._store is None:
+            return
+        try:
+            await self._store.record_state(message.task_id, status, info, error)
+        except Exception:  # a state is a courtesy: the task itself must go on
+            logger.exception("The state %s of task %s is not stored.", status, message.task_id)
+
+    async def _discard(self, message: TaskiqMessage, info: TaskInfo) -> None:
+        if self._store is None:
+            return
+        try:
+            await self._store.discard_state(message.task_id, info)
+        except Exception:  # likewise
+            logger.exception("The state of task %s is not taken back.", message.task_id)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _parsed(moment: object) -> datetime | None:
+    """Return the time that a label holds; None when it is absent or another's."""
+    try:
+        return datetime.fromisoformat(moment) if isinstance(moment, str) else None
+    except ValueError:
+        return None

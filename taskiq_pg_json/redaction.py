@@ -1,0 +1,88 @@
+"""Keeps secrets out of the rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from taskiq_pg_json.errors import ConfigurationError
+
+logger = logging.getLogger("taskiq_pg_json")
+
+REDACTED = "[redacted]"
+
+Call = tuple["Sequence[Any] | None", "Mapping[str, Any] | None"]
+"""A task's positional and keyword arguments."""
+
+Redact = Collection[str] | Callable[[str, list[Any], dict[str, Any]], Call]
+"""Names of parameters, or ``redact(task_name, args, kwargs)`` which returns both redacted."""
+
+
+class Redactor:
+    """Copies a task's arguments and takes the secrets out of the copy.
+
+    A name hides the keyword argument, the positional argument of that parameter, and that key of
+    every mapping inside the arguments.
+
+    Raises:
+        ConfigurationError: ``redact`` is neither names nor a callable.
+    """
+
+    def __init__(self, redact: Redact | None) -> None:
+        if isinstance(redact, str | bytes) or not (
+            redact is None or callable(redact) or isinstance(redact, Collection)
+        ):
+            raise ConfigurationError(
+                f"redact={redact!r} is neither a collection of parameter names, as in "
+                "redact={'password'}, nor a callable."
+            )
+        self._names = frozenset(() if redact is None or callable(redact) else redact)
+        self._callable = redact if callable(redact) else None
+        self._hides = redact is not None
+
+    def redacted(
+        self,
+        task_name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        parameters: Sequence[str] = (),
+    ) -> Call:
+        """Return copies without the secrets; Nones when the callable fails: nothing is safe then.
+
+        ``parameters`` are the names of the positional arguments.
+        """
+        try:
+            copied_args, copied_kwargs = self._copied(list(args)), self._copied(dict(kwargs))
+        except RecursionError:  # a cycle, or nested deeper than Python can follow
+            return (None, None) if self._hides else (args, kwargs)
+        for position, name in enumerate(parameters[: len(copied_args)]):
+            if name in self._names:
+                copied_args[position] = REDACTED
+        if self._callable is None:
+            return copied_args, copied_kwargs
+        try:
+            chosen_args, chosen_kwargs = self._callable(task_name, copied_args, copied_kwargs)
+            return list(chosen_args or ()), dict(chosen_kwargs or {})
+        except Exception:  # whatever a user's function raises: the task itself must go on
+            logger.exception("redact= failed: the arguments of %s are not stored.", task_name)
+            return None, None
+
+    def labels(self, labels: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a copy of the labels, of which names hide theirs."""
+        try:
+            copied: dict[str, Any] = self._copied(dict(labels))
+        except RecursionError:  # likewise
+            return {} if self._hides else dict(labels)
+        return copied
+
+    def _copied(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        """Copy containers, so that a task that changes its arguments does not change the row."""
+        if type(value) is list:
+            return [self._copied(child) for child in value]
+        if type(value) is dict:
+            return {
+                key: REDACTED if key in self._names else self._copied(child)
+                for key, child in value.items()
+            }
+        return value

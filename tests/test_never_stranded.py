@@ -1,0 +1,518 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import string
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import sql
+from road import PROMPTLY, HeldBroker, PickleFormatter, finished
+from taskiq import Context, InMemoryBroker, TaskiqDepends
+
+from taskiq_pg_json import ResultEncodeError, Status, TaskInfoMiddleware
+from taskiq_pg_json.serializer.protocol import EncodedRow
+
+RETURN_VALUE = "return_value"
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise TypeError("not to be pickled")
+
+    def __repr__(self):
+        return "<Unpicklable>"
+
+
+class Unspeakable(Unpicklable):
+    def __repr__(self):
+        raise RuntimeError("not to be shown")
+
+
+class Ungettable:
+    def __getattribute__(self, name):
+        raise RuntimeError(f"not to be asked for {name}")
+
+
+class NeverLoads:
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+class OddConstructorError(Exception):
+    def __init__(self, code, *, reason):
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class MuteError(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class DeafError(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+class HoldingError(Exception):
+    def __init__(self, held):
+        super().__init__("held", held)
+        self.held = held
+
+
+class UnequalError(Exception):
+    def __eq__(self, other):
+        raise RuntimeError("not to be compared")
+
+    __hash__ = None
+
+
+@dataclass
+class Box:
+    content: Any
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def depth_of(value):
+    depth = 0
+    while value:
+        (value,) = value
+        depth += 1
+    return depth
+
+
+def recursive_list():
+    value = [1]
+    value.append(value)
+    return value
+
+
+def recursive_dict():
+    value = {"a": {}}
+    value["a"]["b"] = value
+    return value
+
+
+def chained():
+    error = OddConstructorError(7, reason="seven")
+    error.__cause__ = HoldingError(Unspeakable())
+    return error
+
+
+def in_a_circle():
+    first, second = ValueError("first"), KeyError("second")
+    first.__cause__, second.__context__ = second, first
+    return first
+
+
+def generator():
+    yield 1
+
+
+@pytest.fixture(params=[True, False], ids=["informed", "bare"])
+async def broker(request, start_broker, backend):
+    """A broker with and without the middleware."""
+    return await start_broker(
+        InMemoryBroker(), backend, *([TaskInfoMiddleware()] if request.param else [])
+    )
+
+
+async def outcome_of(broker, make, *, raising=False):
+    """How a task ends that returns, or raises, what ``make()`` gives."""
+
+    @broker.task("shop:odd")
+    async def odd():
+        if raising:
+            raise make()
+        return make()
+
+    task = await odd.kiq()
+    return task.task_id, await task.wait_result(**PROMPTLY)
+
+
+UNSTORABLE = {
+    "unpicklable": Unpicklable,
+    "unpicklable and without a repr": Unspeakable,
+    "pickle that does not load": NeverLoads,
+    "lambda": lambda: lambda: None,
+    "generator": generator,
+    "open file": lambda: Path(__file__).open(),  # noqa: SIM115 - that is the point
+    "lock": threading.Lock,
+    "module": lambda: sys,
+}
+
+
+class TestReturnValues:
+    @pytest.mark.parametrize("make", UNSTORABLE.values(), ids=UNSTORABLE)
+    @pytest.mark.parametrize(
+        "wrap",
+        [lambda value: value, lambda value: {"items": [1, {"deep": value}]}, Box],
+        ids=["bare", "inside", "in a dataclass"],
+    )
+    async def test_what_cannot_be_stored_fails_and_the_row_says_what_and_where(
+        self, broker, backend, make, wrap
+    ):
+        task_id, result = await outcome_of(broker, lambda: wrap(make()))
+        assert result.is_err
+        assert isinstance(result.error, ResultEncodeError)
+        assert RETURN_VALUE in str(result.error)
+        record = await backend.store.get(task_id)
+        assert (record.status, record.return_value) == (Status.FAILURE, None)
+        assert str(record.error) == str(result.error)
+        assert record.error.path.startswith(RETURN_VALUE)
+
+    async def test_what_answers_no_question_at_all_fails_too(self, broker):
+        _, result = await outcome_of(broker, lambda: {"items": [Ungettable()]})
+        assert isinstance(result.error, ResultEncodeError)
+        assert result.error.path == "return_value.items[0]"
+
+    async def test_the_path_and_the_type_of_what_cannot_be_stored_are_named(self, broker):
+        _, result = await outcome_of(broker, lambda: {"items": [1, {"price": Unpicklable()}]})
+        assert result.error.path == "return_value.items[1].price"
+        assert result.error.type_name.endswith("Unpicklable")
+        assert "return_value.items[1].price" in str(result.error)
+        assert "Unpicklable" in str(result.error)
+
+    async def test_a_failure_to_store_can_be_read_in_sql(self, broker, admin, backend):
+        task_id, _ = await outcome_of(broker, Unpicklable)
+        failures = sql.Identifier(backend.store.names.derived("failures"))
+        row = admin.execute(
+            sql.SQL("SELECT error_type, error_message FROM {} WHERE task_id = %s").format(failures),
+            [task_id],
+        ).fetchone()
+        assert row[0] == "ResultEncodeError"
+        assert "return_value" in row[1]
+        assert "Unpicklable" in row[1]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "nul\0nul",
+            "\ud800 lone \udfff",
+            {"nul\0": {"\ud800": "\0"}},
+            [math.inf, -math.inf],
+            2**4000,
+            -(2**64),
+            -0.0,
+            1e16,
+            {1: "int", "1": "str", None: "none", (1, 2): "tuple"},
+            "x" * 3_000_000,
+            list(range(200_000)),
+        ],
+        ids=lambda value: repr(value)[:20],
+    )
+    async def test_what_json_has_no_words_for_comes_back(self, broker, value):
+        _, result = await outcome_of(broker, lambda: value)
+        assert result.error is None
+        assert result.return_value == value
+        assert type(result.return_value) is type(value)
+
+    async def test_nan_comes_back(self, broker):
+        _, result = await outcome_of(broker, lambda: {"mean": math.nan})
+        assert math.isnan(result.return_value["mean"])
+
+    @pytest.mark.parametrize("depth", [100, 254, 255, 300, 900])
+    async def test_a_deep_list_comes_back_or_says_why_not(self, broker, depth):
+        _, result = await outcome_of(broker, lambda: nested(depth))
+        assert result.error is None
+        assert depth_of(result.return_value) == depth
+
+    @pytest.mark.parametrize("depth", [1_100, 3_000, 20_000])
+    async def test_a_list_beyond_all_depths_comes_back_or_says_why_not(self, broker, depth):
+        _, result = await outcome_of(broker, lambda: nested(depth))
+        if result.is_err:
+            assert RETURN_VALUE in str(result.error)
+        else:
+            assert depth_of(result.return_value) == depth
+
+    @pytest.mark.parametrize("make", [recursive_list, recursive_dict])
+    async def test_a_value_that_holds_itself_comes_back_or_says_why_not(self, broker, make):
+        _, result = await outcome_of(broker, make)
+        if result.is_err:
+            assert RETURN_VALUE in str(result.error)
+        else:
+            value = result.return_value
+            assert value is (value[1] if isinstance(value, list) else value["a"]["b"])
+
+    @pytest.mark.parametrize("digits", [4_300, 4_400, 140_000])
+    async def test_a_number_of_any_length_comes_back_or_says_why_not(self, broker, digits):
+        value = 10**digits
+        _, result = await outcome_of(broker, lambda: {"number": value})
+        if result.is_err:
+            assert "return_value.number" in str(result.error)
+        else:
+            assert result.return_value == {"number": value}
+
+
+RAISED = {
+    "no arguments": ValueError,
+    "odd constructor": lambda: OddConstructorError(7, reason="seven"),
+    "no str": lambda: MuteError("x"),
+    "neither str nor repr": lambda: DeafError("x"),
+    "unpicklable argument": lambda: HoldingError(Unpicklable()),
+    "unspeakable argument": lambda: HoldingError(Unspeakable()),
+    "ungettable argument": lambda: HoldingError(Ungettable()),
+    "recursive argument": lambda: HoldingError(recursive_list()),
+    "itself as argument": lambda: (error := HoldingError(None), setattr(error, "held", error))[0],
+    "lambda": lambda: HoldingError(lambda: None),
+    "deep": lambda: HoldingError(nested(5_000)),
+    "nul": lambda: ValueError("nul\0 and \ud800", "\0"),
+    "nan": lambda: ValueError(math.nan, math.inf),
+    "very long": lambda: ValueError("x" * 2_000_000),
+    "chain": chained,
+    "circle": in_a_circle,
+    "unequal": UnequalError,
+    "local class": lambda: type("Local", (Exception,), {"__module__": "nowhere"})("x"),
+    "module that is no string": lambda: type("Odd", (Exception,), {"__module__": None})("x"),
+    "bytes": lambda: ValueError(b"\x00\xff"),
+    "system exit": lambda: SystemExit(3),
+    "keyboard interrupt": KeyboardInterrupt,
+    "generator exit": GeneratorExit,
+    "stop iteration": lambda: StopAsyncIteration("x"),
+    "cancelled": lambda: asyncio.CancelledError("x"),
+    "unicode error": lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+    "os error": lambda: FileNotFoundError(2, "gone", "/no/such"),
+    "syntax error": lambda: SyntaxError("bad", ("file.py", 1, 2, "text")),
+    "recursion": lambda: RecursionError("deep"),
+}
+
+
+class TestErrors:
+    @pytest.mark.parametrize("make", RAISED.values(), ids=RAISED)
+    async def test_whatever_is_raised_is_an_error_that_can_be_read(
+        self, broker, backend, admin, make
+    ):
+        task_id, result = await outcome_of(broker, make, raising=True)
+        expected = make()
+        assert result.is_err
+        assert isinstance(result.error, BaseException)
+        assert type(result.error).__name__ == type(expected).__name__
+        record = await backend.store.get(task_id)
+        assert record.status == Status.FAILURE
+        failures = sql.Identifier(backend.store.names.derived("failures"))
+        error_type, traceback = admin.execute(
+            sql.SQL("SELECT error_type, traceback FROM {} WHERE task_id = %s").format(failures),
+            [task_id],
+        ).fetchone()
+        assert error_type == type(expected).__qualname__
+        assert "in odd" in traceback
+
+    async def test_an_error_of_an_odd_constructor_comes_back_whole(self, broker):
+        _, result = await outcome_of(
+            broker, lambda: OddConstructorError(7, reason="seven"), raising=True
+        )
+        assert type(result.error) is OddConstructorError
+        assert (result.error.code, result.error.reason) == (7, "seven")
+        assert str(result.error) == "7: seven"
+
+    async def test_the_cause_comes_back_with_the_error(self, broker):
+        _, result = await outcome_of(broker, chained, raising=True)
+        assert type(result.error.__cause__) is HoldingError
+
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="groups came with Python 3.11")
+    async def test_a_group_comes_back_as_a_group(self, broker):
+        _, result = await outcome_of(
+            broker,
+            lambda: ExceptionGroup("both", [ValueError(1), HoldingError(Unspeakable())]),  # noqa: F821
+            raising=True,
+        )
+        assert [type(error) for error in result.error.exceptions] == [ValueError, HoldingError]
+
+    async def test_an_error_whose_string_fails_can_still_be_raised(self, broker):
+        _, result = await outcome_of(broker, lambda: MuteError("x"), raising=True)
+        with pytest.raises(MuteError):
+            result.raise_for_error()
+
+
+class TestEverythingElse:
+    @pytest.mark.parametrize(
+        "make", [*UNSTORABLE.values(), recursive_list], ids=[*UNSTORABLE, "recursive list"]
+    )
+    async def test_arguments_that_cannot_be_stored_do_not_touch_the_result(
+        self, start_broker, backend, make
+    ):
+        middleware = TaskInfoMiddleware(record_queued=True, record_started=True)
+        broker = HeldBroker().with_formatter(ObjectFormatter())
+        await start_broker(broker, backend, middleware)
+
+        @broker.task("shop:odd")
+        async def odd(*_args, **_kwargs):
+            return "done"
+
+        task = await odd.kiq(make(), 2, odd=make(), plain=1)
+        await broker.run_all()
+        assert (await task.wait_result(**PROMPTLY)).return_value == "done"
+        record = await backend.store.get(task.task_id)
+        assert (record.status, record.task_name) == (Status.SUCCESS, "shop:odd")
+
+    @pytest.mark.parametrize("depth", [300, 600, 900])
+    async def test_deep_arguments_do_not_touch_the_result(self, start_broker, backend, depth):
+        middleware = TaskInfoMiddleware(record_queued=True, record_started=True)
+        broker = HeldBroker().with_formatter(PickleFormatter())
+        await start_broker(broker, backend, middleware)
+
+        @broker.task
+        async def measure(value):
+            return depth_of(value)
+
+        task = await measure.kiq(nested(depth))
+        await broker.run_all()
+        assert (await task.wait_result(**PROMPTLY)).return_value == depth
+
+    @pytest.mark.parametrize("make", UNSTORABLE.values(), ids=UNSTORABLE)
+    async def test_a_label_that_cannot_be_stored_does_not_touch_the_result(self, broker, make):
+        @broker.task
+        async def odd(context: Context = TaskiqDepends()):
+            context.message.labels["odd"] = make()
+            return "done"
+
+        task = await odd.kiq()
+        result = await task.wait_result(**PROMPTLY)
+        assert (result.return_value, result.labels) == ("done", {})
+
+    async def test_a_label_that_holds_itself_leaves_an_end(self, broker):
+        @broker.task
+        async def odd(context: Context = TaskiqDepends()):
+            context.message.labels["odd"] = recursive_list()
+            return "done"
+
+        task = await odd.kiq()
+        result = await task.wait_result(**PROMPTLY)
+        assert result.return_value == "done" or "labels" in str(result.error)
+
+    async def test_a_log_may_hold_anything(self, backend):
+        await backend.set_result("id", finished(1, log="nul\0 and \ud800 end"))
+        log = (await backend.get_result("id", with_logs=True)).log
+        assert log.startswith("nul")
+        assert log.endswith("end")
+
+    @pytest.mark.parametrize("name", ["nul\0", "\ud800", "x" * 1_000, "x" * 100_000, ""])
+    async def test_a_task_may_have_any_name(self, start_broker, backend, name):
+        broker = InMemoryBroker().with_formatter(PickleFormatter())
+        await start_broker(broker, backend, TaskInfoMiddleware(record_started=True))
+
+        async def odd():
+            return "done"
+
+        broker.register_task(odd, name)
+        kicker = broker.find_task(name).kicker()
+        task = await kicker.kiq()
+        assert (await task.wait_result(**PROMPTLY)).return_value == "done"
+
+    async def test_long_names_and_ids_of_random_letters_do_not_touch_the_result(
+        self, start_broker, backend
+    ):
+        letters = random.Random(7).choices(string.ascii_letters, k=11_000)
+        broker = await start_broker(InMemoryBroker(), backend, TaskInfoMiddleware())
+
+        @broker.task("".join(letters[:10_000]))
+        async def odd():
+            return "done"
+
+        task = await odd.kicker().with_task_id("".join(letters[10_000:])).kiq()
+        result = await task.wait_result(**PROMPTLY)
+        assert (result.return_value, result.error) == ("done", None)
+
+
+class ObjectFormatter(PickleFormatter):
+    """Hands arguments over without serializing them at all."""
+
+    def __init__(self):
+        self._messages = {}
+
+    def dumps(self, message):
+        plain = message.model_copy(update={"args": [], "kwargs": {}})
+        self._messages[message.task_id] = message.args, message.kwargs
+        return super().dumps(plain)
+
+    def loads(self, message):
+        loaded = super().loads(message)
+        args, kwargs = self._messages[loaded.task_id]
+        return loaded.model_copy(update={"args": args, "kwargs": kwargs})
+
+
+class Ruthless:
+    """A serializer that hands the server whatever text a value asks for."""
+
+    name = "ruthless"
+
+    def encode(self, columns, *, task_id):  # noqa: ARG002 - the protocol's signature
+        if columns.get("error") is not None:
+            text = str(columns["error"])[:2000].encode("ascii", "replace").decode()
+            return EncodedRow({"return_value": b"null", "error": _json_string(text)})
+        value = columns.get("return_value", columns.get("meta"))
+        return EncodedRow({name: value for name in columns if name in ("return_value", "meta")})
+
+    def decode(self, row, *, task_id):  # noqa: ARG002 - likewise
+        return {
+            name: RuntimeError(text.decode()) if name == "error" else text
+            for name, text in row.columns.items()
+        }
+
+
+def _json_string(text):
+    return ('"' + text.replace("\\", " ").replace('"', "'").replace("\n", " ") + '"').encode()
+
+
+REFUSED = {
+    "no JSON": b"{no json",
+    "nothing": b"",
+    "NUL": rb'"\u0000"',
+    "lone surrogate": rb'"\ud800"',
+    "no UTF-8": b'"\xff"',
+    "number too long": b"1" + b"0" * 140_000,
+    "nested deeper than the server's stack": b"[" * 200_000 + b"]" * 200_000,
+    "raw NUL": b'"\0"',
+}
+
+
+class TestRefusalsOfTheServer:
+    @pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
+    async def test_a_row_that_the_server_refuses_becomes_a_failure_that_says_so(self, start, text):
+        backend = await start(serializer=Ruthless())
+        await backend.set_result("id", finished(text))
+        result = await backend.get_result("id")
+        assert result.is_err
+        assert "PostgreSQL refused the result of task id" in str(result.error)
+
+    @pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
+    async def test_a_row_that_the_server_refuses_harms_none_of_its_batch(self, start, text):
+        backend = await start(serializer=Ruthless())
+        given = {f"good{number}": b"%d" % number for number in range(50)} | {"bad": text}
+        await asyncio.gather(*(backend.set_result(id_, finished(v)) for id_, v in given.items()))
+        for id_, value in given.items():
+            result = await backend.get_result(id_)
+            assert result.is_err is (id_ == "bad")
+            assert result.return_value == (b"null" if id_ == "bad" else value)
+
+
+async def test_a_failure_to_store_is_logged_with_the_task(broker, caplog):
+    with caplog.at_level(logging.WARNING, "taskiq_pg_json"):
+        task_id, _ = await outcome_of(broker, Unpicklable)
+    assert f"Task {task_id} is stored as a failure" in caplog.text
+
+
+async def test_results_that_cannot_be_stored_harm_nobody_beside_them(backend):
+    values = [Unpicklable() if number % 3 else number for number in range(60)]
+    await asyncio.gather(
+        *(backend.set_result(str(n), finished(value)) for n, value in enumerate(values))
+    )
+    results = [await backend.get_result(str(number)) for number in range(60)]
+    assert [result.is_err for result in results] == [bool(number % 3) for number in range(60)]
+    assert [result.return_value for result in results[::3]] == list(range(0, 60, 3))
