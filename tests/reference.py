@@ -1,0 +1,92 @@
+"""The page that explains the views, made of their comments.
+
+``python tests/reference.py`` writes it anew, on the embedded PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import servers
+
+from taskiq_pg_json import ResultStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "views.md"
+VIEWS = ["outcomes", "failures", "failure_groups", "stats", "stats_hourly", "running", "storage"]
+
+_INTRODUCTION = """\
+# The views
+
+Beside the table stand views for people and for the tools that they use. Their names begin with the
+table's, here the default one. Columns are only ever added, at the end.
+
+| view | shows |
+|---|---|
+{contents}
+
+## Who may read them
+
+A role needs nothing but the right to read the views: not the tables, whose rows hold pickles and
+types, and no functions.
+
+```sql
+CREATE ROLE analyst LOGIN;
+GRANT USAGE ON SCHEMA public TO analyst;
+GRANT SELECT ON
+{grants}
+TO analyst;
+```
+"""
+_COLUMNS = """
+SELECT attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum)
+FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 ORDER BY attnum
+"""
+
+
+def reference_page(connection: psycopg.Connection, schema: str, table: str) -> str:
+    """Return the page about the views of a table."""
+    comments = {
+        view: connection.execute(
+            "SELECT obj_description(%s::regclass)", [f"{schema}.{table}_{view}"]
+        ).fetchone()[0]
+        for view in VIEWS
+    }
+    contents = "\n".join(
+        f"| [`{table}_{view}`](#{table}_{view}) | {comment} |" for view, comment in comments.items()
+    )
+    grants = ",\n".join(f"    {table}_{view}" for view in VIEWS)
+    sections = [
+        "\n".join(_section(connection, schema, f"{table}_{view}", comment))
+        for view, comment in comments.items()
+    ]
+    introduction = _INTRODUCTION.format(contents=contents, grants=grants)
+    return "\n".join([introduction, *sections])
+
+
+def _section(connection: psycopg.Connection, schema: str, view: str, comment: str) -> Iterator[str]:
+    yield f"## {view}\n"
+    yield f"{comment}\n"
+    yield "| column | type | holds |"
+    yield "|---|---|---|"
+    for name, type_name, column_comment in connection.execute(_COLUMNS, [f"{schema}.{view}"]):
+        yield f"| `{name}` | {type_name} | {column_comment} |"
+    yield ""
+
+
+async def _write() -> None:
+    with servers.running(servers.found()[0]) as dsn:
+        async with ResultStore(dsn):
+            pass
+        with psycopg.connect(dsn) as connection:
+            PAGE.parent.mkdir(exist_ok=True)
+            PAGE.write_text(reference_page(connection, "public", "taskiq_results"), "utf-8")
+
+
+if __name__ == "__main__":
+    asyncio.run(_write())
