@@ -174,7 +174,7 @@ async def show_search(store: ResultStore, connection: psycopg.Connection) -> Non
 async def largest_kettle_invoice(store: ResultStore) -> Decimal:
     wanted = {"customer": {"city": "Porto"}, "items": [{"sku": "kettle"}]}
     page = await store.search(task=shop.write_invoice, return_value=wanted)
-    largest: Decimal = max(record.return_value.total for record in page.items)
+    largest: Decimal = max(row.return_value.total for row in page.items)
     return largest
 
 

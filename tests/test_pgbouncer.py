@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from taskiq_pg_json import Outcome, Progress, ResultStore
+from taskiq_pg_json.store import listen
+
+PGBOUNCER = shutil.which("pgbouncer")
+CONFIG = """
+[databases]
+* = host={host} port={port} user={user}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen_port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+"""
+
+pytestmark = pytest.mark.skipif(
+    PGBOUNCER is None, reason="no pgbouncer on PATH (on Debian: apt install pgbouncer)"
+)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def as_whom():
+    """PgBouncer does not run as root."""
+    if os.geteuid() != 0:
+        return []
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return ["-u", "postgres" if "postgres" in names else "nobody"]
+
+
+@pytest.fixture(scope="module")
+def pooled_dsn(dsn):
+    """The server behind a pooler in transaction mode."""
+    server = conninfo_to_dict(dsn)
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="tpj-bouncer-") as directory:
+        config = Path(directory, "pgbouncer.ini")
+        config.write_text(
+            CONFIG.format(
+                host=server["host"],
+                port=server.get("port", 5432),
+                user=server["user"],
+                listen_port=port,
+            )
+        )
+        Path(directory).chmod(0o755)
+        process = subprocess.Popen([PGBOUNCER, "-q", *as_whom(), str(config)])
+        pooled = make_conninfo(dsn, host="127.0.0.1", port=port)
+        try:
+            for _ in range(100):
+                try:
+                    psycopg.connect(pooled).close()
+                    break
+                except psycopg.OperationalError:
+                    time.sleep(0.05)
+            yield pooled
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+@pytest.fixture
+async def store(pooled_dsn, table_name, monkeypatch):
+    monkeypatch.setattr(listen, "_PROBE_TIMEOUT", 0.3)
+    # PgBouncer before 1.21 knows no prepared statements.
+    kwargs = {"prepare_threshold": None}
+    async with ResultStore(pooled_dsn, table_name=table_name, kwargs=kwargs) as store:
+        yield store
+
+
+async def test_results_and_progress_are_kept_through_a_transaction_pooler(store):
+    ids = [uuid.uuid4().hex for _ in range(200)]
+    await asyncio.gather(*(store.set_result(id_, Outcome(return_value=id_)) for id_ in ids))
+    await asyncio.gather(*(store.set_progress(id_, Progress("x", {"percent": 5})) for id_ in ids))
+    records = await store.get_many(ids)
+    assert {id_: record.return_value for id_, record in records.items()} == {i: i for i in ids}
+    assert {record.progress.percent for record in records.values()} == {5}
+
+
+async def test_waiting_works_where_notifications_may_not_arrive(store):
+    ids = [uuid.uuid4().hex for _ in range(5)]
+
+    async def finish():
+        await asyncio.sleep(0.6)
+        await asyncio.gather(*(store.set_result(id_, Outcome(return_value=1)) for id_ in ids))
+
+    finishing = asyncio.create_task(finish())
+    assert len(await store.wait(ids, timeout=20)) == 5
+    await finishing
+
+
+async def test_searching_works_through_a_transaction_pooler(store):
+    await store.set_result("one", Outcome(return_value={"total": 7}))
+    page = await store.search(return_value={"total": 7})
+    assert [record.task_id for record in page.items] == ["one"]
+    assert [record.task_id async for record in store.iterate()] == ["one"]
