@@ -20,7 +20,7 @@ from taskiq_pg_json import (
     SchemaError,
     SchemaVersionError,
 )
-from taskiq_pg_json.schema import files
+from taskiq_pg_json.schema import Names, Schema, files
 
 CURRENT = f"taskiq-pg-json schema {files.migrations()[-1].version}"
 
@@ -45,6 +45,12 @@ def relations_of(admin, schema):
             [quoted(schema).as_string()],
         )
     }
+
+
+async def failures_of(calls):
+    """What was raised by calls that ran at once and all have ended."""
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    return [outcome for outcome in outcomes if outcome is not None]
 
 
 async def drive(backend):
@@ -148,7 +154,7 @@ async def test_every_column_and_every_relation_says_what_it_holds(start, admin, 
 async def test_stores_that_start_at_once_make_the_tables_once(dsn, table_name, admin):
     stores = [ResultStore(dsn, table_name=table_name, max_size=2) for _ in range(20)]
     try:
-        await asyncio.gather(*(store.startup() for store in stores))
+        assert await failures_of(store.startup() for store in stores) == []
         assert comment_of(admin, table_name) == CURRENT
         assert not any(await asyncio.gather(*(store.is_ready("none") for store in stores)))
     finally:
@@ -162,11 +168,22 @@ async def test_stores_of_one_schema_that_start_at_once_make_the_schema_once(dsn,
         for number in range(12)
     ]
     try:
-        await asyncio.gather(*(store.startup() for store in stores))
+        assert await failures_of(store.startup() for store in stores) == []
         assert {"t0", "t1", "t2", "t3"} <= relations_of(admin, schema)
     finally:
         await asyncio.gather(*(store.shutdown() for store in stores))
         admin.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(quoted(schema)))
+
+
+async def test_tables_that_are_made_while_a_start_waits_for_its_turn_are_seen(
+    start, connect, table_name
+):
+    waiting, schema = await connect(), Schema(Names(table_name))
+    assert await schema.found_version(waiting) == 0
+    async with waiting.transaction():
+        await waiting.execute("SELECT 1")
+        await start()
+        assert await schema.found_version(waiting) == schema.needed_version
 
 
 def test_processes_that_start_at_once_make_the_tables_once(dsn, table_name, admin):

@@ -1,6 +1,9 @@
 -- schema_version --
--- The table's oid and comment; NULLs when there is no such table.
-SELECT to_regclass(%(table)s)::oid, obj_description(to_regclass(%(table)s), 'pg_class');
+-- The table's oid and comment; NULLs when there is no such table. Reading pg_class makes the server
+-- look afresh: to_regclass() by itself may answer what was true before a lock was waited for.
+SELECT found.oid, obj_description(found.oid, 'pg_class')
+FROM (SELECT to_regclass(%(table)s)::oid) AS wanted (oid)
+LEFT JOIN pg_class AS found ON found.oid = wanted.oid;
 
 -- schema_lock --
 -- True once this transaction alone may change the schema of that table.
