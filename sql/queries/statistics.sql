@@ -1,23 +1,7 @@
 -- stats --
 -- How many tasks ended, how many failed, how long they ran and how long they had waited, by group.
-{counted}
-ORDER BY {key_names};
-
--- stats_by_bucket --
--- Likewise in spans of time, each of which is looked up by itself; weeks begin on Mondays.
-SELECT counted.*
-FROM generate_series(
-    date_bin(%(width)b::interval,
-             coalesce(%(first)b::timestamptz, (SELECT min(finished_at) FROM {results})),
-             '2000-01-03 00:00:00+00'),
-    coalesce(%(last)b::timestamptz, (SELECT max(finished_at) FROM {results})),
-    %(width)b::interval) AS buckets (bucket)
-CROSS JOIN LATERAL ({counted}) AS counted
-ORDER BY {key_names};
-
--- counted --
--- The numbers of each group. Durations are counted in classes of 1 %; a percentile is the mean of its
--- class, and so at most 1 % off, and exact where a class holds one duration. No row is sorted.
+-- Durations are counted in classes of 1 %; a percentile is the mean of its class, and so at most 1 %
+-- off, and exact where a class holds one duration. No row is sorted.
 WITH histogram AS (
     SELECT {key_names}, duration_class, count(*) AS total, count(*) FILTER (WHERE failed) AS failed,
            count(execution_time) AS timed, sum(execution_time) AS seconds,
@@ -28,7 +12,7 @@ WITH histogram AS (
                floor(100 * ln(greatest(result.execution_time, 1e-6))) AS duration_class,
                date_part('epoch', result.started_at - result.queued_at) AS wait
         FROM {results} AS result
-        WHERE {conditions} AND {span}
+        WHERE {conditions} AND result.finished_at IS NOT NULL
     ) AS measured
     GROUP BY {key_names}, duration_class
 ), cumulated AS (
@@ -51,14 +35,19 @@ SELECT {key_names}, max(total)::bigint, max(failed)::bigint, max(average), max(l
        array_agg(duration ORDER BY position), max(average_wait), max(longest_wait)
 FROM by_share
 GROUP BY {key_names}
+ORDER BY {key_names};
 
--- all_time --
--- All times together.
-result.finished_at IS NOT NULL
-
--- one_bucket --
--- One span of time.
-result.finished_at >= buckets.bucket AND result.finished_at < buckets.bucket + %(width)b::interval
+-- stats_by_bucket --
+-- Likewise in spans of time. There are few rows for each, so that sorting them costs less than classes.
+SELECT {keys}, count(*), count(*) FILTER (WHERE result.status = 'FAILURE'),
+       avg(result.execution_time), max(result.execution_time),
+       percentile_disc(%(shares)b::float8[]) WITHIN GROUP (ORDER BY result.execution_time),
+       avg(date_part('epoch', result.started_at - result.queued_at)),
+       max(date_part('epoch', result.started_at - result.queued_at))
+FROM {results} AS result
+WHERE {conditions} AND result.finished_at IS NOT NULL
+GROUP BY {key_names}
+ORDER BY {key_names};
 
 -- failure_groups_found --
 -- The failures of one cause each, the most frequent first, with the newest tasks as samples.
@@ -95,8 +84,8 @@ result.error ->> 'type' AS error_type
 result.{column}
 
 -- bucket_key --
--- The beginning of the span of time.
-buckets.bucket
+-- The beginning of the span of time that a task ended in, in UTC; weeks begin on Mondays.
+date_bin(%(width)b::interval, result.finished_at, '2000-01-03 00:00:00+00') AS bucket
 
 -- no_bucket_key --
 -- All times together.

@@ -1,4 +1,4 @@
--- Likewise by the hour. Each hour is looked up by itself: a condition on "hour" reads only those.
+-- What each task does in each hour. Each hour is looked up by itself: a condition on "hour" reads only those.
 
 CREATE OR REPLACE VIEW {stats_hourly} AS
 WITH hours AS (
@@ -11,38 +11,20 @@ WITH hours AS (
 SELECT hours.hour, counted.*
 FROM hours
 CROSS JOIN LATERAL (
-    WITH histogram AS (
-        SELECT task_name, duration_class, count(*) AS total, count(*) FILTER (WHERE failed) AS failed,
-               count(execution_time) AS timed, sum(execution_time) AS seconds,
-               max(execution_time) AS longest,
-               count(wait) AS waited, sum(wait) AS wait_seconds, max(wait) AS longest_wait
-        FROM (
-            SELECT task_name, execution_time, status = 'FAILURE' AS failed,
-                   floor(100 * ln(greatest(execution_time, 1e-6))) AS duration_class,
-                   date_part('epoch', started_at - queued_at) AS wait
-            FROM {results}
-            WHERE finished_at >= hours.hour AND finished_at < hours.hour + interval '1 hour'
-        ) AS measured
-        GROUP BY task_name, duration_class
-    ), cumulated AS (
-        SELECT *,
-               sum(timed) OVER (PARTITION BY task_name ORDER BY duration_class) AS timed_so_far,
-               sum(timed) OVER (PARTITION BY task_name) AS timed_in_all
-        FROM histogram
-    )
     SELECT task_name,
-           sum(total)::bigint                            AS total,
-           sum(total)::bigint - sum(failed)::bigint      AS succeeded,
-           sum(failed)::bigint                           AS failed,
-           (sum(failed) / sum(total))::double precision  AS failure_rate,
-           sum(seconds) / nullif(sum(timed), 0)::double precision AS average_duration,
-           min(seconds / nullif(timed, 0)) FILTER (WHERE timed_so_far >= 0.50 * timed_in_all) AS p50_duration,
-           min(seconds / nullif(timed, 0)) FILTER (WHERE timed_so_far >= 0.95 * timed_in_all) AS p95_duration,
-           min(seconds / nullif(timed, 0)) FILTER (WHERE timed_so_far >= 0.99 * timed_in_all) AS p99_duration,
-           max(longest)                                  AS max_duration,
-           sum(wait_seconds) / nullif(sum(waited), 0)::double precision AS average_wait,
-           max(longest_wait)                             AS max_wait
-    FROM cumulated
+           count(*)                                          AS total,
+           count(*) FILTER (WHERE status <> 'FAILURE')       AS succeeded,
+           count(*) FILTER (WHERE status = 'FAILURE')        AS failed,
+           count(*) FILTER (WHERE status = 'FAILURE') / count(*)::double precision AS failure_rate,
+           avg(execution_time)                               AS average_duration,
+           percentile_disc(0.50) WITHIN GROUP (ORDER BY execution_time) AS p50_duration,
+           percentile_disc(0.95) WITHIN GROUP (ORDER BY execution_time) AS p95_duration,
+           percentile_disc(0.99) WITHIN GROUP (ORDER BY execution_time) AS p99_duration,
+           max(execution_time)                               AS max_duration,
+           avg(date_part('epoch', started_at - queued_at))   AS average_wait,
+           max(date_part('epoch', started_at - queued_at))   AS max_wait
+    FROM {results}
+    WHERE finished_at >= hours.hour AND finished_at < hours.hour + interval '1 hour'
     GROUP BY task_name
 ) AS counted;
 
@@ -54,7 +36,7 @@ COMMENT ON COLUMN {stats_hourly}.succeeded        IS 'How many of them succeeded
 COMMENT ON COLUMN {stats_hourly}.failed           IS 'How many of them failed.';
 COMMENT ON COLUMN {stats_hourly}.failure_rate     IS 'The share that failed, 0 to 1.';
 COMMENT ON COLUMN {stats_hourly}.average_duration IS 'Seconds that they ran on average.';
-COMMENT ON COLUMN {stats_hourly}.p50_duration     IS 'Seconds within which half of them ended; within 1 % as the other percentiles.';
+COMMENT ON COLUMN {stats_hourly}.p50_duration     IS 'Seconds within which half of them ended.';
 COMMENT ON COLUMN {stats_hourly}.p95_duration     IS 'Seconds within which 95 % of them ended.';
 COMMENT ON COLUMN {stats_hourly}.p99_duration     IS 'Seconds within which 99 % of them ended.';
 COMMENT ON COLUMN {stats_hourly}.max_duration     IS 'Seconds that the longest ran.';

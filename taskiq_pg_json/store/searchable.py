@@ -142,7 +142,8 @@ class Searchable:
             bucket: the spans of time to divide the groups into, which begin at round times in UTC:
                 ``"minute"``, ``"hour"``, ``"day"``, ``"week"`` or a timedelta. From ``since`` to
                 ``until`` none is left out.
-            percentiles: the percentages to give durations of.
+            percentiles: the percentages to give durations of; exact in buckets, and within 1 %
+                without.
             timeout: as in ``search()``.
             filters: which tasks to look at.
 

@@ -63,23 +63,19 @@ class Statistician:
         filters = await self._searcher.filters(given, task)
         fragments = Fragments(self._serializer)
         key_names = _listed([compose("key_name", column=key) for key in (*keys, "bucket")])
-        counted = compose(
-            "counted",
+        query = compose(
+            "stats" if width is None else "stats_by_bucket",
             keys=_keys(keys, bucketed=width is not None),
             key_names=key_names,
             conditions=filters.visible(fragments),
-            span=compose("all_time" if width is None else "one_bucket"),
         )
-        query = compose(
-            "stats" if width is None else "stats_by_bucket", counted=counted, key_names=key_names
-        )
-        first, last = (_bound(given, name) for name in ("since", "until"))
-        values = {"shares": shares, "width": width, "first": first, "last": last}
+        values = {"shares": shares, "width": width}
         found = await self._runner.fetch(query, fragments.values | values, timeout)
         rows = [_stats_row(row, keys, percentiles) for row in found]
         if width is None:
             return Rows(rows)
-        return Rows(_without_gaps(rows, _span(rows, width, first, last), percentiles))
+        since, until = (_bound(given, name) for name in ("since", "until"))
+        return Rows(_without_gaps(rows, _span(rows, width, since, until), percentiles))
 
     async def failures(
         self,
@@ -138,7 +134,7 @@ def _stats_row(
         failed=failed,
         average_duration=average,
         max_duration=maximum,
-        percentiles=dict(zip(percentiles, shares, strict=False)),
+        percentiles=dict(zip(percentiles, shares or (), strict=False)),
         average_wait=average_wait,
         max_wait=max_wait,
     )
