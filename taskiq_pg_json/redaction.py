@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from taskiq_pg_json.errors import ConfigurationError
@@ -23,7 +25,7 @@ class Redactor:
     """Copies a task's arguments and takes the secrets out of the copy.
 
     A name hides the keyword argument, the positional argument of that parameter, and that key of
-    every mapping inside the arguments.
+    every mapping inside the arguments, in whatever lists, tuples, deques and mappings it stands.
 
     Raises:
         ConfigurationError: ``redact`` is neither names nor a callable.
@@ -54,7 +56,7 @@ class Redactor:
         """
         try:
             copied_args, copied_kwargs = self._copied(list(args)), self._copied(dict(kwargs))
-        except RecursionError:  # a cycle, or nested deeper than Python can follow
+        except Exception:  # noqa: BLE001 - a cycle, too deep, or a container that cannot be read
             return (None, None) if self._hides else (args, kwargs)
         for position, name in enumerate(parameters[: len(copied_args)]):
             if name in self._names:
@@ -72,17 +74,35 @@ class Redactor:
         """Return a copy of the labels, of which names hide theirs."""
         try:
             copied: dict[str, Any] = self._copied(dict(labels))
-        except RecursionError:  # likewise
+        except Exception:  # noqa: BLE001 - likewise
             return {} if self._hides else dict(labels)
         return copied
 
-    def _copied(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    def _copied(self, value: Any) -> Any:  # noqa: ANN401 - any value
         """Copy containers, so that a task that changes its arguments does not change the row."""
-        if type(value) is list:
+        kind = type(value)
+        if kind is list:
             return [self._copied(child) for child in value]
-        if type(value) is dict:
-            return {
-                key: REDACTED if key in self._names else self._copied(child)
-                for key, child in value.items()
-            }
-        return value
+        if kind is dict:
+            return self._hidden(value)
+        return self._redacted(value) if self._names else value
+
+    def _redacted(self, value: Any) -> Any:  # noqa: ANN401 - likewise
+        """Copy the containers that only some brokers' formatters keep."""
+        kind = type(value)
+        if issubclass(kind, dict):
+            copied = copy(value)
+            copied.update(self._hidden(value))
+            return copied
+        if issubclass(kind, tuple):
+            make = getattr(kind, "_make", tuple)  # a namedtuple's
+            return make(map(self._copied, value))
+        if issubclass(kind, deque):
+            return deque(map(self._copied, value), value.maxlen)
+        return self._hidden(value) if issubclass(kind, Mapping) else value
+
+    def _hidden(self, mapping: Mapping[Any, Any]) -> dict[Any, Any]:
+        return {
+            key: REDACTED if key in self._names else self._copied(child)
+            for key, child in mapping.items()
+        }

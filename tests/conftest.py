@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 from jsonb_roundtrip import JsonbRoundtrip
 from psycopg import sql
 
+from taskiq_pg_json import JsonbResultBackend
+
 settings.register_profile(
     "fast",
     max_examples=50,
@@ -23,6 +25,17 @@ settings.register_profile(
     "deep", parent=settings.get_profile("fast"), max_examples=50_000, derandomize=False
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+_WATCH = """
+CREATE TABLE {history} (number serial, task_id text, status text, row_ jsonb);
+CREATE FUNCTION {history}() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO {history} (task_id, status, row_) VALUES (NEW.task_id, NEW.status, to_jsonb(NEW));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER watch AFTER INSERT OR UPDATE ON {table}
+FOR EACH ROW EXECUTE FUNCTION {history}();
+"""
 
 _DROP_TABLES = """
 DO $drop$
@@ -107,8 +120,6 @@ async def pool(dsn):
 @pytest.fixture
 async def start(dsn, table_name):
     """Starts backends on the test's own table, ``await start(**arguments)``, and stops them."""
-    from taskiq_pg_json import JsonbResultBackend
-
     started = []
 
     async def start_one(*positional, **arguments):
@@ -128,6 +139,27 @@ async def start(dsn, table_name):
 async def backend(start):
     """A backend on the test's own table."""
     return await start()
+
+
+@pytest.fixture
+def history(backend, admin):
+    """What each version of a task's row said, in order: ``history(task_id)`` or of all tasks."""
+    table = backend.store.names.table
+    name = sql.Identifier(f"{table}_history")
+    admin.execute(sql.SQL(_WATCH).format(history=name, table=sql.Identifier(table)))
+
+    def read(task_id=None):
+        query = sql.SQL("SELECT row_ FROM {} WHERE coalesce(task_id = %s, true) ORDER BY number")
+        return [row for (row,) in admin.execute(query.format(name), [task_id])]
+
+    yield read
+    admin.execute(sql.SQL("DROP FUNCTION {} CASCADE").format(name))
+
+
+@pytest.fixture
+def statuses(history):
+    """The statuses that a task's row has had, in order."""
+    return lambda task_id=None: [row["status"] for row in history(task_id)]
 
 
 @pytest.fixture

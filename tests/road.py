@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import socket
 import time
 from collections import deque
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from psycopg import sql
 from taskiq import BrokerMessage, InMemoryBroker, TaskiqMessage, TaskiqResult
 from taskiq.abc.formatter import TaskiqFormatter
+from taskiq.depends.progress_tracker import TaskProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import psycopg
 
     from taskiq_pg_json import JsonbResultBackend
 
 PROMPTLY = {"check_interval": 0.01, "timeout": 10}
 """For ``wait_result``: look often, and give up before pytest does."""
+
+HERE = f"{socket.gethostname()}:{os.getpid()}"
+"""Who ran a task, as the middleware says it of this process."""
 
 HOSTILE_NAMES = [
     'we"ird',
@@ -52,12 +62,35 @@ async def stored(backend: JsonbResultBackend[Any], value: object) -> object:
     return (await backend.get_result("stored")).return_value
 
 
+def now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def rows_in(admin: psycopg.Connection, table: str) -> int:
+    """How many rows a table has."""
+    query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))
+    return admin.execute(query).fetchone()[0]
+
+
 async def eventually(claim: Callable[[], bool], timeout: float = 20) -> None:
     """Wait until something is true."""
     deadline = time.monotonic() + timeout
     while not claim():
         assert time.monotonic() < deadline, f"{claim} never came true"
         await asyncio.sleep(0.02)
+
+
+EVERY_METHOD = {
+    "set_result": lambda backend: backend.set_result("id", finished(1)),
+    "get_result": lambda backend: backend.get_result("id"),
+    "is_result_ready": lambda backend: backend.is_result_ready("id"),
+    "delete_result": lambda backend: backend.delete_result("id"),
+    "set_progress": lambda backend: backend.set_progress("id", TaskProgress(state="s", meta=1)),
+    "get_progress": lambda backend: backend.get_progress("id"),
+    "get_record": lambda backend: backend.store.get("id"),
+}
+"""Calls of every method that takes a task id, of the task ``id``."""
 
 
 class HeldBroker(InMemoryBroker):

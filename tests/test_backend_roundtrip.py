@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from road import finished
@@ -9,6 +10,11 @@ from strategies import same, text, values, values_and_exceptions
 from taskiq.depends.progress_tracker import TaskProgress
 
 from taskiq_pg_json.records import Outcome, TaskInfo
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning"),
+    pytest.mark.filterwarnings("ignore:Generating overly large repr"),
+]
 
 # One statement stores and one reads a whole list: they come back from the middle of a batch.
 several = st.lists(values_and_exceptions, min_size=1, max_size=25)

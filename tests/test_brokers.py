@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import worker_app
+from peers import peer_module
 from psycopg import sql
 from road import PROMPTLY
 from taskiq import TaskiqScheduler, gather
@@ -51,6 +52,8 @@ def workers(arguments):
 @pytest.fixture(scope="module", params=["zeromq", "psycopg"])
 def application(request, dsn, admin, unused_tcp_port_factory):
     """The arguments of ``worker_app.make_broker`` of an application that workers run."""
+    if request.param == "psycopg":
+        peer_module()
     arguments = {
         "kind": request.param,
         "dsn": dsn,

@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 from documents import ROOT, inside, python_of, rows, run_page, sql_of
+from peers import peer_module
 from psycopg.conninfo import make_conninfo
 
 import taskiq_pg_json
@@ -64,10 +65,10 @@ class TestPagesRun:
         assert run_page(DOCS / "how-to" / "move-from-taskiq-postgres.md", dsn, tmp_path) == ""
 
     async def test_moving_keeps_the_old_table_and_starts_beside_it(self, dsn, schema_name):
-        from taskiq_pg.psycopg import PsycopgResultBackend
+        peer = peer_module()
 
         own = inside(dsn, schema_name)
-        old, new = PsycopgResultBackend(own, min_size=1), JsonbResultBackend(own)
+        old, new = peer.PsycopgResultBackend(own, min_size=1), JsonbResultBackend(own)
         await old.startup()
         await old.shutdown()
         with pytest.raises(ForeignTableError):

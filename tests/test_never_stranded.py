@@ -19,6 +19,8 @@ from taskiq import Context, InMemoryBroker, TaskiqDepends
 from taskiq_pg_json import ResultEncodeError, Status, TaskInfoMiddleware
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
+pytestmark = pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+
 RETURN_VALUE = "return_value"
 
 
@@ -361,10 +363,10 @@ class TestEverythingElse:
         record = await backend.store.get(task.task_id)
         assert (record.status, record.task_name) == (Status.SUCCESS, "shop:odd")
 
-    @pytest.mark.parametrize("depth", [300, 600, 900])
+    @pytest.mark.parametrize("depth", [300, 600, 900, 5_000])
     async def test_deep_arguments_do_not_touch_the_result(self, start_broker, backend, depth):
         middleware = TaskInfoMiddleware(record_queued=True, record_started=True)
-        broker = HeldBroker().with_formatter(PickleFormatter())
+        broker = HeldBroker().with_formatter(ObjectFormatter())
         await start_broker(broker, backend, middleware)
 
         @broker.task

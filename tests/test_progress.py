@@ -13,6 +13,8 @@ from taskiq.depends.progress_tracker import ProgressTracker, TaskProgress, TaskS
 
 from taskiq_pg_json import Progress, ResultEncodeError, Status, TaskInfoMiddleware
 
+pytestmark = pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+
 
 @dataclass
 class Step:

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from documents import ROOT, blocks, inside, python_of, rows, run_page, sql_of
 from packaging.specifiers import SpecifierSet
+from peers import peer_module
 from psycopg.conninfo import make_conninfo
 from taskiq import TaskiqResult
 
@@ -74,11 +75,11 @@ class TestWhatItSaysOfTheProject:
         assert {"serializer", "fallback", "key", "result_ttl"} <= named <= exist
 
     def test_the_first_five_parameters_are_those_of_taskiq_postgres(self):
-        from taskiq_pg.psycopg import PsycopgResultBackend
+        peer = peer_module()
 
         ours, theirs = (
             list(inspect.signature(backend).parameters.values())[:5]
-            for backend in (JsonbResultBackend, PsycopgResultBackend)
+            for backend in (JsonbResultBackend, peer.PsycopgResultBackend)
         )
         assert [parameter.name for parameter in ours] == [parameter.name for parameter in theirs]
         assert [parameter.default for parameter in ours[1:]] == [
@@ -109,7 +110,7 @@ class TestWhatItSaysOfTaskiqPostgres:
     @pytest.fixture
     async def theirs(self, dsn, table_name):
         peer("taskiq-postgres")
-        from taskiq_pg.psycopg import PsycopgResultBackend
+        peer = peer_module()
 
         backend = PsycopgResultBackend(dsn, table_name=table_name, min_size=1)
         await backend.startup()
@@ -164,7 +165,7 @@ class TestWhatItSaysOfTaskiqPostgres:
     async def test_it_does_not_start_as_a_role_that_may_not_create_tables(
         self, admin, dsn, table_name
     ):
-        from taskiq_pg.psycopg import PsycopgResultBackend
+        peer = peer_module()
 
         role = f"role_{uuid.uuid4().hex[:12]}"
         admin.execute(f"CREATE ROLE {role} LOGIN")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState, ZeroMQBroker
 from taskiq.depends.progress_tracker import ProgressTracker  # noqa: TC002 - taskiq reads it
-from taskiq_pg.psycopg import PsycopgBroker
 
 from taskiq_pg_json import JsonbResultBackend, TaskInfoMiddleware
 
@@ -83,6 +82,8 @@ def _zeromq(_dsn: str, _table_name: str, port: int) -> AsyncBroker:
 
 
 def _psycopg(dsn: str, table_name: str, _port: int) -> AsyncBroker:
+    from taskiq_pg.psycopg import PsycopgBroker
+
     return PsycopgBroker(
         dsn, channel_name=f"{table_name}_queue", table_name=f"{table_name}_messages"
     )

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta, timezone
+
+import psycopg
+import psycopg_pool
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+from road import EVERY_METHOD, finished, rows_in, stored
+from taskiq.depends.progress_tracker import TaskProgress
+
+from taskiq_pg_json import (
+    ConfigurationError,
+    JsonbResultBackend,
+    NotStartedError,
+)
+
+
+async def nothing_stored(backend):
+    return (
+        not await backend.is_result_ready("stored") and await backend.get_progress("stored") is None
+    )
+
+
+class TestDsn:
+    @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+    async def test_a_url_will_do(self, start, dsn, scheme):
+        url = dsn.replace("postgresql://", f"{scheme}://", 1)
+        assert url.startswith(f"{scheme}://")
+        assert await stored(await start(url), 1) == 1
+
+    async def test_keys_and_values_will_do(self, start, dsn):
+        assert await stored(await start(make_conninfo(**conninfo_to_dict(dsn))), 1) == 1
+
+    async def test_a_callable_will_do(self, start, dsn):
+        assert await stored(await start(lambda: dsn), 1) == 1
+
+    async def test_an_async_callable_will_do(self, start, dsn):
+        async def ask():
+            await asyncio.sleep(0)
+            return dsn
+
+        assert await stored(await start(ask), 1) == 1
+
+    async def test_a_callable_that_returns_nonsense_is_named(self, start):
+        with pytest.raises(ConfigurationError, match="dsn callable returned 7"):
+            await start(lambda: 7)
+
+    async def test_none_means_the_environment(self, start, dsn, monkeypatch):
+        variables = {
+            "host": "PGHOST",
+            "port": "PGPORT",
+            "user": "PGUSER",
+            "dbname": "PGDATABASE",
+            "password": "PGPASSWORD",
+        }
+        for name, value in conninfo_to_dict(dsn).items():
+            monkeypatch.setenv(variables[name], str(value))
+        assert await stored(await start(None), 1) == 1
+
+    @pytest.mark.parametrize("dsn", [7, b"postgresql://", ["postgresql://"], {"host": "x"}])
+    def test_a_dsn_of_the_wrong_type_is_refused(self, dsn):
+        with pytest.raises(ConfigurationError, match=r"dsn=.*connection string.*callable.*None"):
+            JsonbResultBackend(dsn)
+
+    async def test_a_dsn_that_cannot_be_parsed_is_refused_by_psycopg(self, start):
+        with pytest.raises(psycopg.ProgrammingError):
+            await start("nonsense without sense")
+
+    async def test_a_database_that_is_not_there_is_refused_in_the_servers_words(self, start, dsn):
+        with pytest.raises(psycopg.OperationalError, match="no_such_database"):
+            await start(make_conninfo(dsn, dbname="no_such_database"))
+
+    async def test_arguments_of_the_pool_reach_the_pool(self, start, admin, table_name):
+        backend = await start(
+            min_size=3, max_size=3, kwargs={"application_name": table_name}, name="ours"
+        )
+        await asyncio.gather(*(backend.is_result_ready(str(number)) for number in range(50)))
+        count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+        for _ in range(500):
+            if admin.execute(count, [table_name]).fetchone() == (3,):
+                break
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*(backend.is_result_ready(str(number)) for number in range(50)))
+        assert admin.execute(count, [table_name]).fetchone() == (3,)
+
+    def test_an_unknown_argument_is_named(self):
+        with pytest.raises(ConfigurationError, match=r"max_sise: no parameter.*kwargs="):
+            JsonbResultBackend(max_sise=3)
+
+    def test_arguments_of_a_pool_that_is_lent_belong_to_the_pool(self):
+        pool = psycopg_pool.AsyncConnectionPool(open=False)
+        with pytest.raises(ConfigurationError, match="max_size: a pool was lent"):
+            JsonbResultBackend(pool=pool, max_size=3)
+
+    @pytest.mark.parametrize("pool", [7, "postgresql://", psycopg_pool.ConnectionPool(open=False)])
+    def test_a_pool_of_the_wrong_type_is_refused(self, pool):
+        with pytest.raises(ConfigurationError, match="AsyncConnectionPool"):
+            JsonbResultBackend(pool=pool)
+
+    def test_an_object_that_is_no_serializer_is_refused(self):
+        with pytest.raises(ConfigurationError, match="serializer="):
+            JsonbResultBackend(serializer=object())
+
+    def test_the_first_five_parameters_are_those_of_taskiq_postgres(self, dsn):
+        backend = JsonbResultBackend(dsn, False, "shop", "Uuid", None)
+        assert backend.keep_results is False
+        assert (backend.store.names.table, backend.store.names.task_id_type) == ("shop", "Uuid")
+
+
+@pytest.fixture
+async def lend(dsn):
+    """Makes pools, ``lend(**arguments)``, and closes them; name it before ``start``."""
+    pools = []
+
+    def lend_one(**arguments):
+        pool = psycopg_pool.AsyncConnectionPool(
+            dsn, **{"min_size": 1, "max_size": 4, "open": False, **arguments}
+        )
+        pools.append(pool)
+        return pool
+
+    yield lend_one
+    for pool in pools:
+        await pool.close()
+
+
+class TestLentPools:
+    async def test_a_pool_that_is_lent_stays_open(self, pool, start):
+        backend = await start(pool=pool)
+        assert await stored(backend, 1) == 1
+        await backend.shutdown()
+        assert not pool.closed
+        async with pool.connection() as connection:
+            assert await (await connection.execute("SELECT 1")).fetchone() == (1,)
+
+    async def test_a_pool_that_is_not_open_is_opened_and_stays_so(self, lend, start):
+        pool = lend(open=False)
+        backend = await start(pool=pool)
+        assert await stored(backend, 1) == 1
+        await backend.shutdown()
+        assert not pool.closed
+
+    async def test_several_backends_work_side_by_side_on_one_pool(self, pool, start, table_name):
+        backends = [
+            await start(pool=pool, table_name=f"{table_name}_{number}") for number in range(3)
+        ]
+        await asyncio.gather(
+            *(
+                backend.set_result(f"id{task}", finished([number, task]))
+                for number, backend in enumerate(backends)
+                for task in range(30)
+            )
+        )
+        await backends[0].shutdown()
+        for number, backend in enumerate(backends[1:], 1):
+            assert (await backend.get_result("id7")).return_value == [number, 7]
+
+    @pytest.mark.parametrize("size", [1, 2])
+    async def test_a_small_pool_is_enough(self, lend, start, size):
+        backend = await start(pool=lend(min_size=size, max_size=size))
+        ids = [str(number) for number in range(100)]
+        await asyncio.gather(
+            *(backend.set_result(id_, finished(id_)) for id_ in ids),
+            *(backend.set_progress(id_, TaskProgress(state="s", meta=id_)) for id_ in ids),
+            *(backend.is_result_ready(id_) for id_ in ids),
+        )
+        got = await asyncio.gather(*map(backend.get_result, ids))
+        assert [result.return_value for result in got] == ids
+
+    @pytest.mark.parametrize("autocommit", [True, False])
+    @pytest.mark.parametrize("size", [1, 4])
+    async def test_lent_connections_work_in_any_setting_and_come_back_in_it(
+        self, lend, start, autocommit, size
+    ):
+        settings = {
+            "autocommit": autocommit,
+            "row_factory": dict_row,
+            "prepare_threshold": None,
+            "options": "-c DateStyle=German -c TimeZone=Asia/Kolkata -c bytea_output=escape",
+        }
+        pool = lend(min_size=size, max_size=size, kwargs=settings)
+        backend = await start(pool=pool, result_ttl=60)
+        value = {"at": datetime(2024, 7, 1, 12, tzinfo=timezone.utc), "raw": b"\0\xff"}
+        assert await stored(backend, value) == value
+        await backend.set_progress("stored", TaskProgress(state="half", meta={"percent": 50}))
+        assert (await backend.get_progress("stored")).meta == {"percent": 50}
+        record = await backend.store.get("stored")
+        assert record.return_value == value
+        assert record.progress.percent == 50
+        assert record.expires_at - record.finished_at == timedelta(seconds=60)
+        await backend.delete_result("stored")
+        assert await nothing_stored(backend)
+        for connection in [await pool.getconn(timeout=10) for _ in range(size)]:
+            assert connection.autocommit is autocommit
+            assert connection.row_factory is dict_row
+            assert connection.prepare_threshold is None
+            assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+            row = await (await connection.execute("SHOW TimeZone")).fetchone()
+            assert row == {"TimeZone": "Asia/Kolkata"}
+            await connection.rollback()
+            await pool.putconn(connection)
+
+    async def test_what_is_written_through_a_lent_pool_is_committed(self, lend, start, admin):
+        backend = await start(pool=lend())
+        await backend.set_result("id", finished(1))
+        assert rows_in(admin, backend.store.names.table) == 1
+
+    async def test_a_null_pool_will_do(self, dsn, start):
+        async with psycopg_pool.AsyncNullConnectionPool(dsn, open=False) as pool:
+            backend = await start(pool=pool)
+            assert await stored(backend, {"a": 1}) == {"a": 1}
+            await backend.shutdown()
+
+    async def test_a_pool_that_was_closed_first_holds_up_no_shutdown(self, lend, start):
+        pool = lend()
+        backend = await start(pool=pool)
+        await backend.set_result("id", finished(1))
+        await pool.close()
+        await asyncio.wait_for(backend.shutdown(), 10)
+
+    async def test_a_pool_that_was_closed_is_a_clear_error_at_once(self, lend, start):
+        pool = lend()
+        backend = await start(pool=pool)
+        await pool.close()
+        with pytest.raises((NotStartedError, psycopg_pool.PoolClosed)):
+            await asyncio.wait_for(backend.is_result_ready("id"), 10)
+
+
+class TestLifeCycle:
+    @pytest.mark.parametrize("call", EVERY_METHOD.values(), ids=EVERY_METHOD)
+    async def test_use_before_startup_is_a_clear_error(self, call):
+        with pytest.raises(NotStartedError, match="startup"):
+            await call(JsonbResultBackend())
+
+    @pytest.mark.parametrize("call", EVERY_METHOD.values(), ids=EVERY_METHOD)
+    async def test_use_after_shutdown_is_a_clear_error(self, backend, call):
+        await backend.set_result("id", finished(1))
+        await backend.shutdown()
+        with pytest.raises(NotStartedError, match="start"):
+            await call(backend)
+
+    async def test_use_before_startup_of_a_lent_pool_is_an_error_too(self, pool):
+        with pytest.raises(NotStartedError):
+            await JsonbResultBackend(pool=pool).is_result_ready("id")
+
+    async def test_a_backend_may_be_started_again(self, backend):
+        for number in range(3):
+            await backend.set_result(str(number), finished(number))
+            await backend.shutdown()
+            await backend.startup()
+        assert (await backend.get_result("0")).return_value == 0
+
+    async def test_starting_twice_is_starting_once(self, backend):
+        await backend.startup()
+        assert await stored(backend, 1) == 1
+        await backend.shutdown()
+        with pytest.raises(NotStartedError):
+            await backend.is_result_ready("id")
+
+    async def test_a_start_while_calls_are_under_way_loses_none(self, backend):
+        ids = [str(number) for number in range(300)]
+        writes = [asyncio.create_task(backend.set_result(id_, finished(id_))) for id_ in ids]
+        await asyncio.sleep(0)
+        await backend.startup()
+        await asyncio.gather(*writes)
+        got = await asyncio.gather(*map(backend.get_result, ids))
+        assert [result.return_value for result in got] == ids
+
+    async def test_stopping_twice_or_without_a_start_is_no_error(self, backend):
+        await backend.shutdown()
+        await backend.shutdown()
+        await JsonbResultBackend().shutdown()
+
+    async def test_stopping_writes_all_that_was_accepted(self, backend, admin, table_name):
+        ids = [str(number) for number in range(1500)]
+        writes = [asyncio.create_task(backend.set_result(id_, finished(id_))) for id_ in ids]
+        await asyncio.sleep(0)
+        await backend.shutdown()
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        accepted = sum(outcome is None for outcome in outcomes)
+        assert accepted == rows_in(admin, table_name) == len(ids)
+
+    async def test_a_backend_works_in_one_event_loop_after_another(self, backend, dsn):
+        def in_a_loop_of_its_own():
+            async def road():
+                other = JsonbResultBackend(dsn, table_name=backend.store.names.table)
+                for _ in range(2):
+                    await other.startup()
+                    assert await stored(other, 1) == 1
+                    await other.shutdown()
+                return other
+
+            other = asyncio.run(road())
+
+            async def again():
+                await other.startup()
+                assert await stored(other, 2) == 2
+                await other.shutdown()
+
+            asyncio.run(again())
+
+        await asyncio.to_thread(in_a_loop_of_its_own)
+        assert (await backend.get_result("stored")).return_value == 2

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+import pytest
+from road import HeldBroker, PickleFormatter
+from taskiq import (
+    InMemoryBroker,
+    TaskiqMessage,
+)
+
+from taskiq_pg_json import (
+    ConfigurationError,
+    Status,
+    TaskInfoMiddleware,
+)
+
+
+class TestRedaction:
+    @pytest.fixture
+    def sent(self, start_broker, backend):
+        """Runs a task with a redacting middleware and returns its record."""
+
+        async def send(redact, *args, **kwargs):
+            middleware = TaskInfoMiddleware(redact=redact, record_queued=True, record_started=True)
+            labels = {"token": "t0ps3cret", "queue": "fast"}
+            broker = await start_broker(InMemoryBroker(await_inplace=True), backend, middleware)
+
+            @broker.task("login", **labels)
+            async def login(user, password=None, *rest, **options):
+                return [user, password, *rest, options]
+
+            task = await login.kiq(*args, **kwargs)
+            result = await task.get_result()
+            assert result.return_value == [*args, *([None] * (2 - len(args))), kwargs]
+            return await backend.store.get(task.task_id)
+
+        return send
+
+    async def test_a_named_keyword_argument_is_hidden(self, sent):
+        record = await sent({"token"}, "ann", "x", token="t0ps3cret", a=1)
+        assert record.kwargs == {"token": "[redacted]", "a": 1}
+
+    async def test_a_named_positional_argument_is_hidden(self, sent):
+        record = await sent(["password"], "ann", "t0ps3cret")
+        assert record.args == ["ann", "[redacted]"]
+
+    async def test_a_name_is_hidden_inside_of_arguments(self, sent):
+        nested = {"a": [{"password": "t0ps3cret"}], "b": {"password": {"deep": "t0ps3cret"}}}
+        record = await sent(("password", "token"), nested, None, more=[nested])
+        hidden = {"a": [{"password": "[redacted]"}], "b": {"password": "[redacted]"}}
+        assert record.args == [hidden, "[redacted]"]
+        assert record.kwargs == {"more": [hidden]}
+
+    @pytest.mark.parametrize(
+        "hold",
+        [
+            lambda secret: (secret,),
+            lambda secret: [(1, [secret])],
+            lambda secret: OrderedDict(deep=secret),
+            OrderedDict,
+            lambda secret: deque([secret]),
+        ],
+        ids=["tuple", "deep tuple", "in an ordered dict", "ordered dict", "deque"],
+    )
+    async def test_a_name_is_hidden_in_containers_of_every_kind(
+        self, start_broker, backend, history, hold
+    ):
+        broker = HeldBroker().with_formatter(PickleFormatter())
+        middleware = TaskInfoMiddleware(redact={"password"}, record_started=True)
+        await start_broker(broker, backend, middleware)
+
+        @broker.task("login")
+        async def login(_held):
+            return "done"
+
+        message = TaskiqMessage(
+            task_id="id",
+            task_name="login",
+            labels={},
+            args=[hold({"password": "t0ps3cret"})],
+            kwargs={},
+        )
+        await broker.receiver.callback(broker.formatter.dumps(message).message)
+        assert (await backend.get_result("id")).return_value == "done"
+        assert "t0ps3cret" not in str(history())
+
+    async def test_a_label_of_that_name_is_hidden(self, sent):
+        record = await sent({"token"}, "ann")
+        assert record.labels == {"token": "[redacted]", "queue": "fast"}
+
+    async def test_a_secret_stands_in_no_version_of_the_row(self, sent, history):
+        await sent({"password", "token"}, {"password": "t0ps3cret"}, token="t0ps3cret")
+        rows = history()
+        assert [row["status"] for row in rows] == ["STARTED", "SUCCESS"]
+        assert all("t0ps3cret" not in str({**row, "return_value": None}) for row in rows)
+
+    async def test_a_callable_decides_for_itself(self, sent):
+        def redact(task_name, args, kwargs):
+            return [task_name, *("*" * len(arg) for arg in args)], {**kwargs, "seen": True}
+
+        record = await sent(redact, "ann", "pass")
+        assert (record.args, record.kwargs) == (["login", "***", "****"], {"seen": True})
+
+    async def test_a_callable_cannot_change_what_the_task_is_given(self, sent):
+        def redact(_task_name, args, kwargs):
+            args[0]["deep"].clear()
+            kwargs.clear()
+            return args, kwargs
+
+        record = await sent(redact, {"deep": [1]}, "x", a=1)
+        assert (record.args, record.kwargs) == ([{"deep": []}, "x"], {})
+
+    async def test_where_a_callable_fails_no_arguments_are_stored(self, sent, caplog):
+        def redact(*_call):
+            raise RuntimeError("no idea")
+
+        record = await sent(redact, "ann", "t0ps3cret", a=1)
+        assert (record.args, record.kwargs) == (None, None)
+        assert record.task_name == "login"
+        assert "the arguments of login are not stored" in caplog.text
+        assert "t0ps3cret" not in caplog.text
+
+    @pytest.mark.parametrize("answer", [None, "secret", 7, ([],), ([], {}, 1)])
+    async def test_where_a_callable_answers_nonsense_no_arguments_are_stored(self, sent, answer):
+        record = await sent(lambda *_: answer, "ann", "t0ps3cret")
+        assert (record.args, record.kwargs) == (None, None)
+        assert record.status == Status.SUCCESS
+
+    @pytest.mark.parametrize("redact", ["password", 7, b"password"])
+    def test_what_is_no_collection_of_names_is_refused(self, redact):
+        with pytest.raises(ConfigurationError, match=r"redact=.*redact=\{'password'\}"):
+            TaskInfoMiddleware(redact=redact)
