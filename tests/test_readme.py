@@ -75,11 +75,11 @@ class TestWhatItSaysOfTheProject:
         assert {"serializer", "fallback", "key", "result_ttl"} <= named <= exist
 
     def test_the_first_five_parameters_are_those_of_taskiq_postgres(self):
-        peer = peer_module()
+        postgres = peer_module()
 
         ours, theirs = (
             list(inspect.signature(backend).parameters.values())[:5]
-            for backend in (JsonbResultBackend, peer.PsycopgResultBackend)
+            for backend in (JsonbResultBackend, postgres.PsycopgResultBackend)
         )
         assert [parameter.name for parameter in ours] == [parameter.name for parameter in theirs]
         assert [parameter.default for parameter in ours[1:]] == [
@@ -110,9 +110,9 @@ class TestWhatItSaysOfTaskiqPostgres:
     @pytest.fixture
     async def theirs(self, dsn, table_name):
         peer("taskiq-postgres")
-        peer = peer_module()
+        postgres = peer_module()
 
-        backend = PsycopgResultBackend(dsn, table_name=table_name, min_size=1)
+        backend = postgres.PsycopgResultBackend(dsn, table_name=table_name, min_size=1)
         await backend.startup()
         yield backend
         await backend.shutdown()
@@ -165,13 +165,13 @@ class TestWhatItSaysOfTaskiqPostgres:
     async def test_it_does_not_start_as_a_role_that_may_not_create_tables(
         self, admin, dsn, table_name
     ):
-        peer = peer_module()
+        postgres = peer_module()
 
         role = f"role_{uuid.uuid4().hex[:12]}"
         admin.execute(f"CREATE ROLE {role} LOGIN")
         admin.execute(f"GRANT ALL ON {table_name} TO {role}")
         try:
-            backend = PsycopgResultBackend(
+            backend = postgres.PsycopgResultBackend(
                 make_conninfo(dsn, user=role), table_name=table_name, min_size=1
             )
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
