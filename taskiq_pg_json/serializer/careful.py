@@ -62,6 +62,7 @@ class CarefulEncoder(Encoder):
         cyclic: frozenset[int] | None = None,
     ) -> None:
         super().__init__(plan, task_id)
+        self.layouts = {}
         self.leaves = leaves
         self.budget = budget
         self.path = [column]

@@ -12,6 +12,7 @@ from taskiq_pg_json.serializer.keys import aligned
 from taskiq_pg_json.serializer.kinds import attributes, inherited
 from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.nodes import MISSING, fields_of
+from taskiq_pg_json.serializer.tables import encode_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -90,7 +91,7 @@ class Shape:
             return None
         if set(map(tuple, rows)) != {self.fields}:
             return None
-        plains, node, odd = encoder.table(self.fields, rows, self.base)
+        plains, node, odd = encode_table(encoder, self.fields, rows, self.base)
         return plains, node, odd
 
     def states(self, values: Collection[object]) -> list[State]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from decimal import Decimal
+from itertools import chain, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,6 +44,8 @@ def _decode_present(decoder: Decoder, plains: list[object], node: Node) -> list[
     if kinds == {str}:
         leaf = _LEAVES.get(node) if isinstance(node, str) else None
         return None if leaf is None else list(map(leaf, plains))
+    if kinds == {list} and isinstance(node, dict) and node.keys() == {"items"}:
+        return _decode_lists(decoder, cast("list[list[object]]", plains), node)
     if kinds != {dict}:
         return None
     rows = cast("Rows", plains)
@@ -50,6 +53,17 @@ def _decode_present(decoder: Decoder, plains: list[object], node: Node) -> list[
         return _decode_dicts(decoder, rows, cast("dict[str, object]", node))
     shape = decoder.shape(name) if isinstance(name, str) else None
     return None if shape is None else shape.restore_column(decoder, rows, node)
+
+
+def _decode_lists(
+    decoder: Decoder, lists: list[list[object]], node: dict[str, object]
+) -> list[object]:
+    """Lists whose items are alike, all items together."""
+    items = list(chain.from_iterable(lists))
+    decoded = iter(decoder.column(items, cast("Node | None", node["items"])))
+    for found in lists:
+        found[:] = islice(decoded, len(found))
+    return cast("list[object]", lists)
 
 
 def _decode_dicts(decoder: Decoder, rows: Rows, node: dict[str, object]) -> list[object] | None:

@@ -98,8 +98,6 @@ def _as_record(name: str) -> Handler:
 
 
 HANDLERS: dict[type, Handler] = {
-    dict: lambda encoder, value: encoder.encode_dict(value),
-    list: lambda encoder, value: encoder.encode_list(value),
     tuple: _as_list("tuple"),
     set: _as_list("set"),
     frozenset: _as_list("frozenset"),

@@ -62,6 +62,7 @@ class Decoder:
         A part refers to later parts only, so that the last one comes first.
         """
         if parts is not None:
+            self.parts.clear()
             if type(parts) is not list:
                 raise TypeError("'parts' is no list")
             for number in reversed(range(len(parts))):
@@ -218,8 +219,10 @@ class Decoder:
             return plain
         for name, single in fields.items():
             child = plain.get(name)
-            if child is not None and single != MISSING:
-                plain[name] = self.decode(child, single)
+            if child is None or single == MISSING:
+                continue
+            leaf = _LEAVES.get(single) if type(single) is str else None
+            plain[name] = self.decode(child, single) if leaf is None else leaf(child, "")
         return plain
 
     def with_keys(self, plain: dict[str, object], keys: object) -> dict[Any, object]:

@@ -20,6 +20,7 @@ from taskiq_pg_json.serializer import keys as dict_keys
 from taskiq_pg_json.serializer import tables, text
 from taskiq_pg_json.serializer.jsontext import dumps
 from taskiq_pg_json.serializer.nodes import PLAIN, by_index, children, merge
+from taskiq_pg_json.serializer.text import EXACT_BELOW
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -35,6 +36,7 @@ MAX_DEPTH = 64
 _NOTHING_ODD: dict[int, Node] = {}
 _NONE = type(None)
 _WIDE = 16
+_LONG = 1_024
 
 
 class OptimismFailedError(Exception):
@@ -53,6 +55,7 @@ class Encoder:
         depth: levels of nesting that the walk is in.
         open_errors: ids of the exceptions that the walk is in.
         budget: containers that may still be visited.
+        room: characters of text that the row may still have, as far as they are counted.
     """
 
     settled: ClassVar[frozenset[type]] = frozenset({str, int, bool, _NONE})
@@ -61,10 +64,12 @@ class Encoder:
     def __init__(self, plan: Plan, task_id: str) -> None:
         self.plan = plan
         self.handlers = plan.handlers
+        self.layouts = plan.layouts
         self.task_id = task_id
         self.leaves: list[bytes] = []
         self.depth = 0
         self.budget = 0
+        self.room = plan.max_bytes
         self.open_errors: set[int] = set()
 
     def encode(self, value: object) -> Encoded:
@@ -104,7 +109,7 @@ class Encoder:
 
     def layout(self, names: tuple[object, ...]) -> dict[str, object] | None:
         """What a node says of a dict's keys; None when they are not all plain text."""
-        found = self.plan.layouts.get(names)
+        found = self.layouts.get(names)
         if found is None:
             found = dict_keys.layout(names, preserve_order=self.plan.preserve_order)
             self.plan.remember_layout(names, found)
@@ -112,10 +117,15 @@ class Encoder:
 
     def encode_dict(self, value: dict[object, object]) -> Encoded:
         """A dict."""
-        layout = self.layout(tuple(value))
+        names = tuple(value)
+        layout = self.layouts.get(names)
         if layout is None:
-            return self.encode_odd_keys(value)
+            layout = self.layout(names)
+            if layout is None:
+                return self.encode_odd_keys(value)
         if self.settled.issuperset(map(type, value.values())):
+            if len(names) > _WIDE:
+                self.weigh(value.values())
             return value, layout or None
         plain, node = self.fields(cast("dict[str, object]", value))
         if layout:
@@ -137,7 +147,9 @@ class Encoder:
         settled, handlers = self.settled, self.handlers
         for key, child in value.items():
             cls = type(child)
-            if cls in settled:
+            if cls in settled or (
+                cls is float and -EXACT_BELOW < child < EXACT_BELOW and child  # type: ignore[operator]
+            ):
                 continue
             written, node = handlers[cls](self, child)
             if written is not child:
@@ -181,6 +193,10 @@ class Encoder:
 
     def encode_list(self, value: Collection[object]) -> Encoded:
         """The items of a list, tuple or set, in its order."""
+        if self.settled.issuperset(map(type, value)):
+            if len(value) > _WIDE:
+                self.weigh(value)
+            return value, None
         self.enter()
         plains, items, odd = self.column(value)
         self.leave()
@@ -195,6 +211,7 @@ class Encoder:
         """
         types = set(map(type, values))
         if types <= self.settled:
+            self.weigh(values)
             return values, None, _NOTHING_ODD
         if len(types) == 1:
             return self.same_type(types.pop(), values)
@@ -204,6 +221,12 @@ class Encoder:
         if len(values) <= len(types) * 2:
             return self.one_by_one(values)
         return self._by_type(list(values))
+
+    def weigh(self, values: Iterable[object]) -> None:
+        """Count text that starts with a long one: it may be the same a thousand times."""
+        first = next(iter(values), None)
+        if type(first) is str and len(first) > _LONG:
+            self.room -= sum(len(value) for value in values if type(value) is str)
 
     def same_type(self, cls: type, values: Collection[object]) -> Column:
         """A column of one type, in one go where the type knows how."""
@@ -257,46 +280,3 @@ class Encoder:
                 others.update((i, node or PLAIN) for i in group if plains[i] is not None)
             others.update(single)
         return plains, items, others
-
-    def table(
-        self,
-        names: tuple[str, ...],
-        rows: Collection[dict[str, object]],
-        base: dict[str, object],
-    ) -> Column:
-        """Dicts of the same keys in the same order, column by column.
-
-        Args:
-            names: the keys.
-            rows: the dicts.
-            base: what every row's node says beside its fields.
-        """
-        self.enter(1 + len(rows) // _WIDE)
-        fields: dict[str, Node] = {}
-        cells: dict[int, dict[str, Node]] = {}
-        given: list[tuple[object, ...]] = list(zip(*map(dict.values, rows), strict=True))
-        written: list[Collection[object]] = []
-        for name, values in zip(names, given, strict=True):
-            plains, node, odd = self.column(values)
-            written.append(plains)
-            if node is not None:
-                fields[name] = node
-            for index, other in odd.items():
-                cells.setdefault(index, {})[name] = other
-        self.leave()
-        changed = [
-            (name, after)
-            for name, after, before in zip(names, written, given, strict=True)
-            if after is not before
-        ]
-        plain: Collection[object] = rows
-        if changed:
-            plain = copies = [dict(row) for row in rows]
-            for name, after in changed:
-                for row, value in zip(copies, after, strict=True):
-                    row[name] = value
-        common: Node = {**base, "fields": fields} if fields else base
-        odd_rows: dict[int, Node] = {
-            index: {**base, "fields": {**fields, **others}} for index, others in cells.items()
-        }
-        return plain, common or None, odd_rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from taskiq_pg_json.errors import ConfigurationError
+from taskiq_pg_json.serializer.flatrows import read_flat, write_flat
 from taskiq_pg_json.serializer.pickling import PickleFallback
 from taskiq_pg_json.serializer.plan import Plan
 from taskiq_pg_json.serializer.reading import Reading
@@ -88,7 +89,8 @@ class JsonSerializer:
         """
         if self._version != self.registry.version:
             self._make_plan()
-        return RowWriter(self._plan, task_id).write(columns)
+        row = write_flat(self._plan, columns)
+        return RowWriter(self._plan, task_id).write(columns) if row is None else row
 
     def decode(self, row: EncodedRow, *, task_id: str) -> dict[str, object]:
         """Decode the columns given, which may be some of those that were encoded together.
@@ -98,6 +100,9 @@ class JsonSerializer:
         """
         if self._version != self.registry.version:
             self._make_plan()
+        values = read_flat(row)
+        if values is not None:
+            return values
         return RowReader(self._reading, self.fallback, row, task_id).read()
 
 

@@ -6,7 +6,15 @@ from decimal import Decimal
 
 import orjson
 
+NUL = b"\\u0000"
+"""How JSON text has the character that jsonb has not."""
+
+EMPTY = {dict: b"{}", list: b"[]", type(None): b"null", str: b'""', bool: b"false", int: b"0"}
+"""The text of what is false, by type."""
+
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
+# which raises TypeError for anything but a Decimal, without a frame of Python
+_write_decimal = Decimal.__str__
 
 
 def dumps(plain: object) -> bytes:
@@ -15,10 +23,4 @@ def dumps(plain: object) -> bytes:
     Raises:
         TypeError: it holds anything else that JSON does not have.
     """
-    return orjson.dumps(plain, _write, _OPTIONS)
-
-
-def _write(value: object) -> str:
-    if type(value) is Decimal:
-        return str(value)
-    raise TypeError(type(value).__qualname__)
+    return orjson.dumps(plain, _write_decimal, _OPTIONS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import orjson
 
@@ -17,15 +17,21 @@ if TYPE_CHECKING:
 NATURAL: dict[str, object] = {}
 """The layout of keys that jsonb keeps as they are and in their order."""
 
+_TEXT = frozenset({str})
+
 
 def is_plain(keys: Iterable[object]) -> bool:
     """Whether every key is text that jsonb holds as it is."""
-    return all(type(key) is str and text.is_clean(key) for key in keys)
+    keys = tuple(keys)
+    return _TEXT.issuperset(map(type, keys)) and text.is_clean("".join(cast("tuple[str]", keys)))
 
 
 def in_stored_order(keys: Sequence[str]) -> bool:
     """Whether jsonb keeps the keys in this order."""
-    return list(keys) == sorted(keys, key=_rank)
+    keys = list(keys)
+    if "".join(keys).isascii():
+        return keys == sorted(sorted(keys), key=len)
+    return keys == sorted(keys, key=_rank)
 
 
 def _rank(key: str) -> tuple[int, bytes]:
@@ -103,9 +109,12 @@ def split(names: Iterable[str], keys: object) -> list[tuple[str, object, Node | 
 
 def in_order(plain: dict[str, object], order: object) -> dict[str, object]:
     """The same dict with its keys in that order; keys it does not name come last."""
-    if type(order) is not list:
-        raise TypeError("'order' is no list")
-    ordered = {name: plain[name] for name in order if name in plain}
+    if type(order) is not list or type(plain) is not dict:
+        raise TypeError("'order' is no list, or not of an object")
+    try:
+        ordered = {name: plain[name] for name in order}
+    except KeyError:
+        ordered = {name: plain[name] for name in order if name in plain}
     if len(ordered) < len(plain):
         ordered.update((name, plain[name]) for name in plain if name not in ordered)
     return ordered

@@ -12,6 +12,7 @@ from taskiq_pg_json.serializer import columns
 from taskiq_pg_json.serializer.classes import FieldsChangedError, Shape, State
 from taskiq_pg_json.serializer.keys import aligned, in_order
 from taskiq_pg_json.serializer.nodes import wrap
+from taskiq_pg_json.serializer.tables import encode_table
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -72,12 +73,12 @@ class ModelShape(Shape):
             return None
         given = list(map(_fields_set_of, values))
         if all(names == self._known for names in given):
-            return encoder.table(self.fields, rows, self.base)
+            return encode_table(encoder, self.fields, rows, self.base)
         groups: dict[frozenset[str], list[int]] = {}
         for index, names in enumerate(given):
             groups.setdefault(frozenset(names), []).append(index)
         if len(groups) == 1:
-            return encoder.table(self.fields, rows, {**self.base, "keys": sorted(given[0])})
+            return encode_table(encoder, self.fields, rows, {**self.base, "keys": sorted(given[0])})
         if len(groups) * 4 > len(rows):
             return None
         return encoder.in_groups(list(values), groups.values())

@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING, cast
 from taskiq_pg_json.serializer.jsontext import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from taskiq_pg_json.serializer.protocol import Node
+
+VERSION = 1
+"""The version of the sidecar."""
 
 PLAIN = "json"
 """The node of a child that is plain JSON while its siblings are not."""
@@ -32,6 +35,9 @@ MISSING = "missing"
 
 NULL = "null"
 """The node inside a wrapping type whose one value is None: a node never applies to JSON null."""
+
+
+_FEW = 16
 
 
 def with_type(node: Node | None, name: str) -> Node:
@@ -62,34 +68,48 @@ def merge(
     plains: Sequence[object], nodes: Sequence[Node | None]
 ) -> tuple[Node | None, dict[int, Node]]:
     """The node that most children share, and those of the others by index."""
-    groups: dict[object, list[int]] = {}
-    for index, node in enumerate(nodes):
-        if node is not None:
-            groups.setdefault(fingerprint(node), []).append(index)
-    if not groups:
+    typed = {i: node for i, node in enumerate(nodes) if node is not None}
+    if not typed:
         return None, {}
+    common, most = max(_grouped(typed), key=lambda group: len(group[1]))
     plain = [i for i, node in enumerate(nodes) if node is None and plains[i] is not None]
-    most = max(groups.values(), key=len)
     if len(plain) > len(most):
-        return None, {i: node for i, node in enumerate(nodes) if node is not None}
-    common = nodes[most[0]]
-    shared = set(most)
-    odd: dict[int, Node] = dict.fromkeys(plain, PLAIN)
-    odd.update((i, node) for i, node in enumerate(nodes) if node is not None and i not in shared)
-    return common, odd
+        return None, typed
+    for index in most:
+        del typed[index]
+    return common, {**dict.fromkeys(plain, PLAIN), **typed}
 
 
-def fingerprint(node: Node) -> object:
-    """Something hashable that equal nodes share."""
-    return node if isinstance(node, str) else dumps(node)
+def _grouped(nodes: Mapping[int, Node]) -> Collection[tuple[Node, list[int]]]:
+    """Each different node, and the indices that have it."""
+    if len(nodes) > _FEW:
+        groups: dict[object, tuple[Node, list[int]]] = {}
+        for index, node in nodes.items():
+            text = node if isinstance(node, str) else dumps(node)
+            groups.setdefault(text, (node, []))[1].append(index)
+        return groups.values()
+    # a node and then all those around it would be written out time and again
+    found: list[tuple[Node, list[int]]] = []
+    for index, node in nodes.items():
+        for known, members in found:
+            if known == node:
+                members.append(index)
+                break
+        else:
+            found.append((node, [index]))
+    return found
 
 
 def by_index(odd: Mapping[int, Node]) -> dict[str, Node]:
     """``fields`` of a list: one entry a node, under the indices that have it."""
-    groups: dict[object, tuple[Node, list[int]]] = {}
-    for index, node in odd.items():
-        groups.setdefault(fingerprint(node), (node, []))[1].append(index)
-    return {_ranges(indices): node for node, indices in groups.values()}
+    return {_ranges(members): node for node, members in _grouped(odd)}
+
+
+def of_list(plains: Sequence[object], items: Node | None, odd: Mapping[int, Node]) -> Node | None:
+    """The node of one of many lists, given the node of most items of all, and those of its own."""
+    nodes = [None if plain is None else odd.get(i, items) for i, plain in enumerate(plains)]
+    common, others = merge(plains, [None if node == PLAIN else node for node in nodes])
+    return children(common, by_index(others)) or None
 
 
 def _ranges(indices: list[int]) -> str:

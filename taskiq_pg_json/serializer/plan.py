@@ -7,17 +7,23 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from taskiq_pg_json.serializer import containers, custom, enums, optional, raised, secret, text
+from taskiq_pg_json.serializer.encoder import Encoder
 from taskiq_pg_json.serializer.kinds import kind_of
 from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.resolve import location_of
-from taskiq_pg_json.serializer.scalars import SCALARS
+from taskiq_pg_json.serializer.scalars import SCALARS, Scalar
 from taskiq_pg_json.serializer.shapes import shape_of
-from taskiq_pg_json.serializer.tables import encode_datetimes, encode_decimals, encode_rows
+from taskiq_pg_json.serializer.tables import (
+    encode_datetimes,
+    encode_decimals,
+    encode_lists,
+    encode_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from taskiq_pg_json.serializer.encoder import Column, Encoder
+    from taskiq_pg_json.serializer.encoder import Column
     from taskiq_pg_json.serializer.pickling import PickleFallback
     from taskiq_pg_json.serializer.protocol import Encoded
     from taskiq_pg_json.serializer.registry import TypeRegistry
@@ -51,6 +57,7 @@ class Plan:
         self.handlers = _Handlers(self)
         self.columns: dict[type, ColumnHandler] = {
             dict: encode_rows,
+            list: encode_lists,
             datetime: encode_datetimes,
             Decimal: encode_decimals,
         }
@@ -69,9 +76,11 @@ class _Handlers(dict[type, "Handler"]):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(containers.HANDLERS)
-        self.update((scalar.cls, _scalar_handler(scalar.encode)) for scalar in SCALARS)
-        self[str] = _scalar_handler(text.encode_text)
-        self[int] = _scalar_handler(text.encode_int)
+        self.update((scalar.cls, _scalar_handler(scalar)) for scalar in SCALARS)
+        self[dict] = Encoder.encode_dict
+        self[list] = Encoder.encode_list
+        self[str] = _leaf_handler(text.encode_text)
+        self[int] = _leaf_handler(text.encode_int)
         self._plan = plan
 
     def __missing__(self, cls: type) -> Handler:
@@ -101,7 +110,14 @@ class _Handlers(dict[type, "Handler"]):
         return shape.encode
 
 
-def _scalar_handler(encode: Callable[[Any], Encoded | None]) -> Handler:
+def _scalar_handler(scalar: Scalar) -> Handler:
+    if scalar.encode is not None:
+        return _leaf_handler(scalar.encode)
+    name = scalar.name
+    return lambda _encoder, value: (value, name)
+
+
+def _leaf_handler(encode: Callable[[Any], Encoded | None]) -> Handler:
     def handler(encoder: Encoder, value: object) -> Encoded:
         return encode(value) or encode_unknown(encoder, value)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,8 +23,7 @@ ResolveClass: TypeAlias = "Callable[[str, str], type | None]"
 """``(type name, path)`` to the class that the name may stand for; None when there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedRow:
+class EncodedRow(NamedTuple):
     """The columns of one row as a serializer leaves them.
 
     Attributes:
@@ -37,6 +35,12 @@ class EncodedRow:
     columns: Mapping[str, bytes]
     types: bytes | None = None
     pickled: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """What the row takes, in bytes."""
+        beside = len(self.types or b"") + len(self.pickled or b"")
+        return sum(map(len, self.columns.values())) + beside
 
 
 @runtime_checkable

@@ -26,12 +26,13 @@ def encode_exception(encoder: Encoder, value: BaseException) -> Encoded:
 
     def encode_value(child: object, path: str) -> Encoded:
         encoder.depth = depth + _LEVELS
-        leaves = len(encoder.leaves)
+        leaves, room = len(encoder.leaves), encoder.room
         try:
             return encoder.encode_at(child, path)
         except Exception:
             # the exception codec writes the child's repr instead
             del encoder.leaves[leaves:]
+            encoder.room = room
             raise
         finally:
             encoder.depth = depth

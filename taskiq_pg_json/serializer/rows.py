@@ -9,8 +9,8 @@ import orjson
 from taskiq_pg_json.errors import ResultDecodeError
 from taskiq_pg_json.serializer.decoder import Decoder
 from taskiq_pg_json.serializer.frames import writer_of
+from taskiq_pg_json.serializer.sidecar import is_sidecar, shared
 from taskiq_pg_json.serializer.tracing import TracingDecoder
-from taskiq_pg_json.serializer.writing import VERSION
 
 if TYPE_CHECKING:
     from taskiq_pg_json.serializer.pickling import PickleFallback
@@ -29,6 +29,7 @@ class RowReader:
         self._row = row
         self._task_id = task_id
         self._leaves: list[bytes] | None = None
+        self._decoder = Decoder(reading, self._leaf)
 
     def read(self) -> dict[str, object]:
         """The values of the columns.
@@ -58,8 +59,11 @@ class RowReader:
         data = self._row.types
         if data is None:
             return {}
+        known = shared(data)
+        if known is not None:
+            return known
         types = self._loads("types", data)
-        if type(types) is not dict or types.get("v") != VERSION:
+        if not is_sidecar(types):
             problem = ValueError("damaged, or written by a newer version of taskiq-pg-json")
             raise self._error("types", types, None, problem)
         return types
@@ -69,7 +73,7 @@ class RowReader:
         if plain is None:
             return None
         try:
-            return Decoder(self._reading, self._leaf).column_of(name, plain, node, parts)
+            return self._decoder.column_of(name, plain, node, parts)
         except Exception:  # noqa: BLE001 - whatever it was, the next decoder says where
             tracing = TracingDecoder(self._reading, self._leaf, name)
         try:

@@ -28,13 +28,14 @@ class Scalar:
     Attributes:
         name: the type's name in the sidecar, up to a colon.
         cls: the exact class.
-        encode: value to plain and node, or None when this value does not fit.
+        encode: value to plain and node, or None when this value does not fit; None for a type
+            that the JSON writer takes as it is.
         decode: plain, and what follows the colon, to the value; any exception means damage.
     """
 
     name: str
     cls: type
-    encode: Callable[[Any], Encoded | None]
+    encode: Callable[[Any], Encoded | None] | None
     decode: Callable[[Any, str], object]
 
 
@@ -51,15 +52,6 @@ def _written(name: str, write: Callable[[Any], str]) -> Callable[[Any], Encoded]
 def _simple(name: str, write: Callable[[Any], object]) -> Callable[[Any], Encoded]:
     def encode(value: object) -> Encoded:
         return write(value), name
-
-    return encode
-
-
-def _as_it_is(name: str) -> Callable[[Any], Encoded]:
-    """For what is written as it is."""
-
-    def encode(value: object) -> Encoded:
-        return value, name
 
     return encode
 
@@ -158,7 +150,7 @@ _TEXTUAL = (
 
 SCALARS: tuple[Scalar, ...] = (
     Scalar("datetime", datetime, times.encode_datetime, times.decode_datetime),
-    Scalar("date", date, _as_it_is("date"), times.decode_date),
+    Scalar("date", date, None, times.decode_date),
     Scalar("time", time, times.encode_time, times.decode_time),
     Scalar(
         "timedelta",
@@ -166,7 +158,7 @@ SCALARS: tuple[Scalar, ...] = (
         _simple("timedelta", times.encode_timedelta),
         times.decode_timedelta,
     ),
-    Scalar("Decimal", Decimal, _as_it_is("Decimal"), _read(Decimal)),
+    Scalar("Decimal", Decimal, None, _read(Decimal)),
     Scalar("UUID", uuid.UUID, _encode_uuid, _decode_uuid),
     Scalar("bytes", bytes, _simple("bytes", encode_bytes), decode_bytes),
     Scalar(

@@ -9,7 +9,8 @@ from taskiq_pg_json.serializer.careful import CarefulEncoder, TangledError
 from taskiq_pg_json.serializer.cycles import survey
 from taskiq_pg_json.serializer.encoder import Encoder, OverBudgetError
 from taskiq_pg_json.serializer.exceptions import describe_exception, outline_exception
-from taskiq_pg_json.serializer.jsontext import dumps
+from taskiq_pg_json.serializer.jsontext import EMPTY, NUL, dumps
+from taskiq_pg_json.serializer.nodes import VERSION
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
 if TYPE_CHECKING:
@@ -18,15 +19,10 @@ if TYPE_CHECKING:
     from taskiq_pg_json.serializer.plan import Plan
     from taskiq_pg_json.serializer.protocol import Encoded, Node
 
-VERSION = 1
-"""The version of the sidecar."""
-
-_NUL = b"\\u0000"
 _BUDGET = 100_000
 """Containers that a column may have before it is looked at for what it shares."""
 _SHARING = 4
 """How often a container may be met on average; beyond, the column is pickled as a whole."""
-_EMPTY = {dict: b"{}", list: b"[]", type(None): b"null", str: b'""', bool: b"false", int: b"0"}
 
 
 class RowWriter:
@@ -41,6 +37,7 @@ class RowWriter:
         self._encoder = Encoder(self._plan, self._task_id)
         self._leaves = self._encoder.leaves
         self._parts: list[Encoded] = []
+        self._largest = self._size = ""
 
     def write(self, columns: Mapping[str, object]) -> EncodedRow:
         """The row of these columns; an error too large for it is cut short.
@@ -50,27 +47,33 @@ class RowWriter:
         """
         row = self._write(columns, None)
         error = columns.get("error")
-        if self._size(row) > self._plan.max_bytes and isinstance(error, BaseException):
+        if row is None and isinstance(error, BaseException):
             for shorten in (describe_exception, outline_exception):
                 self._start()
                 row = self._write(columns, shorten(error))
-                if self._size(row) <= self._plan.max_bytes:
+                if row is not None:
                     break
-        self._check_size(row)
+        if row is None:
+            raise self._too_large()
         return row
 
-    def _write(self, columns: Mapping[str, object], error: Encoded | None) -> EncodedRow:
+    def _write(self, columns: Mapping[str, object], error: Encoded | None) -> EncodedRow | None:
+        """The row; None when it is too large, and then ``_largest`` is why."""
         written: dict[str, bytes] = {}
         nodes: dict[str, object] = {}
         for name, value in columns.items():
-            empty = _EMPTY.get(type(value))
+            empty = EMPTY.get(type(value))
             if empty is not None and not value:
                 written[name] = empty
                 continue
             if name == "error" and error is not None:
                 written[name], node = dumps(error[0]), error[1]
             else:
-                written[name], node = self._column(name, value)
+                data, node = self._column(name, value)
+                if data is None:
+                    self._largest, self._size = name, f"more than {self._plan.max_bytes:,}"
+                    return None
+                written[name] = data
             if node is not None:
                 nodes[name] = node
         types = pickled = None
@@ -80,21 +83,33 @@ class RowWriter:
             types = dumps({"v": VERSION, **nodes})
         if self._leaves and self._plan.fallback is not None:
             pickled = self._plan.fallback.pack(self._leaves, task_id=self._task_id)
-        return EncodedRow(written, types, pickled)
+        row = EncodedRow(written, types, pickled)
+        if row.size <= self._plan.max_bytes:
+            return row
+        self._largest = max(written, key=lambda name: len(written[name]), default="")
+        self._size = f"{row.size:,}"
+        return None
 
-    def _column(self, name: str, value: object) -> tuple[bytes, Node | None]:
+    def _column(self, name: str, value: object) -> tuple[bytes | None, Node | None]:
+        """The text of a column, and its node; None for text that would be too much to write."""
         leaves = len(self._leaves)
         cyclic, budget = None, _BUDGET
+        encoder = self._encoder
+        room, encoder.depth, encoder.budget = encoder.room, 0, budget
         try:
-            found = self._optimistic(value, budget)
+            plain, node = encoder.encode(value)
+            if encoder.room < 0:
+                return None, node
+            data = dumps(plain)
+            # most text has no backslash at all, and looking for one byte is faster than for six
+            if b"\\" not in data or NUL not in data:
+                return data, node
         except OverBudgetError:
-            del self._leaves[leaves:]
             cyclic, different = survey(value)
-            found, budget = None, max(_BUDGET, different * _SHARING)
-        except Exception:  # noqa: BLE001 - the careful walk finds out, and says where
-            found = None
-        if found is not None:
-            return found
+            budget = max(_BUDGET, different * _SHARING)
+        except Exception:  # noqa: BLE001, S110 - the careful walk finds out, and says where
+            pass
+        encoder.room = room
         del self._leaves[leaves:]
         try:
             return self._careful(name, value, budget, cyclic)
@@ -102,15 +117,6 @@ class RowWriter:
             del self._leaves[leaves:]
         cyclic, different = survey(value)
         return self._careful(name, value, max(_BUDGET, different * _SHARING), cyclic)
-
-    def _optimistic(self, value: object, budget: int) -> tuple[bytes, Node | None] | None:
-        """The column; None when its text may have a NUL."""
-        encoder = self._encoder
-        encoder.depth, encoder.budget = 0, budget
-        plain, node = encoder.encode(value)
-        data = dumps(plain)
-        # most text has no backslash at all, and looking for one byte is faster than for six
-        return None if b"\\" in data and _NUL in data else (data, node)
 
     def _careful(
         self, name: str, value: object, budget: int, cyclic: frozenset[int] | None
@@ -150,18 +156,12 @@ class RowWriter:
         self._parts += parts
         return data, node
 
-    def _size(self, row: EncodedRow) -> int:
-        return sum(map(len, row.columns.values())) + len(row.types or b"") + len(row.pickled or b"")
-
-    def _check_size(self, row: EncodedRow) -> None:
-        size = self._size(row)
-        if size > self._plan.max_bytes:
-            largest = max(row.columns, key=lambda name: len(row.columns[name]), default="")
-            raise ResultEncodeError(
-                f"task {self._task_id}: the row takes {size:,} bytes, most of them in {largest};"
-                f" max_bytes={self._plan.max_bytes:,}. Store the data elsewhere and return where,"
-                " or raise JsonSerializer(max_bytes=…)",
-                task_id=self._task_id,
-                path=largest,
-                type_name="bytes",
-            )
+    def _too_large(self) -> ResultEncodeError:
+        return ResultEncodeError(
+            f"task {self._task_id}: the row takes {self._size} bytes, most of them in"
+            f" {self._largest}; max_bytes={self._plan.max_bytes:,}. Store the data elsewhere and"
+            " return where, or raise JsonSerializer(max_bytes=…)",
+            task_id=self._task_id,
+            path=self._largest,
+            type_name="bytes",
+        )

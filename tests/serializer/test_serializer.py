@@ -14,7 +14,12 @@ import samples
 from sameness import same
 
 from taskiq_pg_json.errors import ConfigurationError, ResultEncodeError
-from taskiq_pg_json.serializer import JsonSerializer, PickledValueWarning, TypeRegistry
+from taskiq_pg_json.serializer import (
+    JsonSerializer,
+    PickledValueWarning,
+    TypeRegistry,
+    writing,
+)
 
 NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.timezone.utc)
 
@@ -231,3 +236,16 @@ def test_importing_the_serializer_imports_no_optional_package():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert shown.strip() == "[]"
+
+
+def test_ordinary_rows_never_need_the_careful_walk(monkeypatch):
+    def careful(*_, **__):
+        raise AssertionError("the fast walk has failed")
+
+    monkeypatch.setattr(writing, "CarefulEncoder", careful)
+    invoice = {"at": dt.datetime(2030, 1, 31), "total": Decimal("1.50"), "tags": {"a", "b"}}
+    rows = [{"number": number, **invoice} for number in range(100)]
+    for value in (None, 7, "text", [1, [2, 3]], invoice, rows, {"deep": {"rows": rows}}, (1, (2,))):
+        columns = {"return_value": value, "labels": {"queue": "fast"}, "args": [value]}
+        encoded = JsonSerializer().encode(columns, task_id="id")
+        assert same(JsonSerializer().decode(encoded, task_id="id"), columns)

@@ -1,0 +1,51 @@
+"""Reading a row's sidecar; a small one once for all rows that have it, as a task's results do."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TypeGuard
+
+import orjson
+
+from taskiq_pg_json.serializer.nodes import VERSION
+
+_SMALL = 1_024
+_REMEMBERED = 1_024
+
+
+def is_sidecar(types: object) -> TypeGuard[dict[str, object]]:
+    """Whether it is one, of this version."""
+    return type(types) is dict and types.get("v") == VERSION
+
+
+def shared(data: bytes) -> dict[str, object] | None:
+    """The sidecar of that text, which others have in hand too.
+
+    None for one that is large or damaged, and for one with parts, which decoding changes.
+    """
+    return _nodes(data) if type(data) is bytes and len(data) <= _SMALL else None
+
+
+@lru_cache(_REMEMBERED)
+def _nodes(data: bytes) -> dict[str, object] | None:
+    try:
+        types = orjson.loads(data)
+    except ValueError:
+        return None
+    return types if is_sidecar(types) and "parts" not in types else None
+
+
+def orders(data: bytes) -> dict[str, object] | None:
+    """The orders of keys by column; None for a sidecar that is not shared or says more."""
+    return _orders(data) if type(data) is bytes and len(data) <= _SMALL else None
+
+
+@lru_cache(_REMEMBERED)
+def _orders(data: bytes) -> dict[str, object] | None:
+    found: dict[str, object] = {}
+    for name, node in (_nodes(data) or {"damaged": None}).items():
+        if type(node) is dict and node.keys() == {"order"}:
+            found[name] = node["order"]
+        elif name != "v":
+            return None
+    return found
