@@ -229,7 +229,9 @@ async def _rows(
 ) -> list[Any]:
     cursor = connection.cursor(row_factory=tuple_row, binary=True)
     await cursor.execute(statement, values, prepare=prepare)
-    return await cursor.fetchall() if cursor.description else []
+    # cursor.description would say it too, and describe each column for it.
+    result = cursor.pgresult
+    return await cursor.fetchall() if result is not None and result.nfields else []
 
 
 @asynccontextmanager

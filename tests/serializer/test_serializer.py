@@ -243,7 +243,7 @@ def test_ordinary_rows_never_need_the_careful_walk(monkeypatch):
         raise AssertionError("the fast walk has failed")
 
     monkeypatch.setattr(writing, "CarefulEncoder", careful)
-    invoice = {"at": dt.datetime(2030, 1, 31), "total": Decimal("1.50"), "tags": {"a", "b"}}
+    invoice = {"at": dt.date(2030, 1, 31), "total": Decimal("1.50"), "tags": {"a", "b"}}
     rows = [{"number": number, **invoice} for number in range(100)]
     for value in (None, 7, "text", [1, [2, 3]], invoice, rows, {"deep": {"rows": rows}}, (1, (2,))):
         columns = {"return_value": value, "labels": {"queue": "fast"}, "args": [value]}
