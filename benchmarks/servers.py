@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped] # it ships no annotations
+import psutil
 import psycopg
 
 from taskiq_pg_json.embedded import EmbeddedPostgres
