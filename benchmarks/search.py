@@ -36,6 +36,8 @@ _RUNS = 7
 _SECONDS_A_QUESTION = 20.0
 _COST_ROWS = 50_000
 _COST_RUNS = 5
+_ROLLUP = ["_rollup", "_rollup_hours", "_rollup_marks"]
+_ROLLUP_FUNCTIONS = ["rollup_mark()", "rollup_forget()"]
 _INDEXES = ["json", "task_name", "finished_at", "failures", "unfinished", "expires_at"]
 
 
@@ -129,6 +131,22 @@ QUESTIONS = [
            FROM search WHERE finished_at > now() - interval '1 day' GROUP BY 1, 2""",
     ),
     Question(
+        "stats by task, all rows, with a filter that the rollup lacks",
+        None,
+        lambda store: store.stats(min_duration=0, timeout=60),
+        """SELECT task_name, count(*), avg(execution_time),
+                  percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY execution_time)
+           FROM search GROUP BY 1""",
+    ),
+    Question(
+        "stats by task and day, all rows",
+        None,
+        lambda store: store.stats(bucket="day", timeout=60),
+        """SELECT task_name, date_trunc('day', finished_at), count(*), avg(execution_time),
+                  percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY execution_time)
+           FROM search GROUP BY 1, 2""",
+    ),
+    Question(
         "stats by task, all rows",
         None,
         lambda store: store.stats(timeout=60),
@@ -179,6 +197,19 @@ async def filled(dsn: str, rows: int) -> list[BuiltIndex]:
         return fill(connection, _TABLE, rows)
 
 
+async def rolled_up(dsn: str) -> str:
+    """Count every hour of the rollup; how long that took and what it takes up."""
+    async with ResultStore(dsn, table_name=_TABLE, migrate="verify") as store:
+        started = time.perf_counter()
+        hours = await store.refresh_rollup()
+        seconds = time.perf_counter() - started
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"VACUUM (ANALYZE) {_TABLE}_rollup, {_TABLE}_rollup_hours".encode())
+        query = f"SELECT pg_total_relation_size('{_TABLE}_rollup'), count(*) FROM {_TABLE}_rollup"
+        size, rows = connection.execute(query.encode()).fetchone() or (0, 0)
+    return f"rollup: {hours} hours in {seconds:.1f} s, {rows:,} rows, {size / 1e6:.1f} MB"
+
+
 async def write_costs(dsn: str) -> dict[str, float]:
     """Return the microseconds a row that each index adds to a table that has no other."""
     taken: dict[str, list[float]] = {name: [] for name in ["", *_INDEXES]}
@@ -198,9 +229,10 @@ async def write_costs(dsn: str) -> dict[str, float]:
 
 
 def _drop(connection: psycopg.Connection, table: str) -> None:
-    connection.execute(f"DROP TABLE IF EXISTS {table}, {table}_progress CASCADE".encode())
-    for function in ("percent", "text"):
-        connection.execute(f"DROP FUNCTION IF EXISTS {table}_progress_{function}(jsonb)".encode())
+    tables = [f"{table}{suffix}" for suffix in ("", "_progress", *_ROLLUP)]
+    connection.execute(f"DROP TABLE IF EXISTS {', '.join(tables)} CASCADE".encode())
+    for function in ("progress_percent(jsonb)", "progress_text(jsonb)", *_ROLLUP_FUNCTIONS):
+        connection.execute(f"DROP FUNCTION IF EXISTS {table}_{function}".encode())
 
 
 def _print_times(console: Console, times: dict[int, dict[str, tuple[float, float]]]) -> None:
@@ -248,6 +280,7 @@ async def run(all_rows: list[int]) -> None:
         for rows in all_rows:
             console.print(f"{server.version}, {rows:,} rows …")
             built[rows] = await filled(server.dsn, rows)
+            console.print(await rolled_up(server.dsn))
             times[rows] = await measure(server.dsn)
     _print_times(console, times)
     _print_indexes(console, built, costs)

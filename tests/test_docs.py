@@ -32,6 +32,13 @@ RUN_HERE = [
     "how-to/redact-secrets.md",
     "reference/store.md",
 ]
+TABLES = [
+    "taskiq_results",
+    "taskiq_results_progress",
+    "taskiq_results_rollup",
+    "taskiq_results_rollup_hours",
+    "taskiq_results_rollup_marks",
+]
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)?(#[\w-]+)?\)")
 CODE = re.compile(r"`[^`\n]*`")
 
@@ -186,7 +193,7 @@ class TestReferencesAreComplete:
         public = {name for name in fields | properties if not name.startswith("_")}
         assert public <= coded("reference/store.md")
 
-    @pytest.mark.parametrize("table", ["taskiq_results", "taskiq_results_progress"])
+    @pytest.mark.parametrize("table", TABLES)
     async def test_every_column_and_index_has_its_place(self, table, dsn, schema_name):
         async with ResultStore(dsn, schema=schema_name):
             found = rows(

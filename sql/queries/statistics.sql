@@ -15,27 +15,31 @@ WITH histogram AS (
         WHERE {conditions} AND result.finished_at IS NOT NULL
     ) AS measured
     GROUP BY {key_names}, duration_class
-), cumulated AS (
+), {from_histogram};
+
+-- from_histogram --
+-- The numbers of each group from those of its classes of duration.
+cumulated AS (
     SELECT *,
-           sum(timed) OVER (PARTITION BY {key_names} ORDER BY duration_class) AS timed_so_far,
-           sum(timed) OVER (PARTITION BY {key_names}) AS timed_in_all
+           sum(timed::float8) OVER (PARTITION BY {key_names} ORDER BY duration_class) - timed AS before
     FROM histogram
-), by_share AS (
-    SELECT {key_names}, position, sum(total) AS total, sum(failed) AS failed,
-           sum(seconds) / nullif(sum(timed), 0) AS average, max(longest) AS longest,
-           min(seconds / nullif(timed, 0)) FILTER (WHERE timed_so_far >= share * timed_in_all)
-               AS duration,
-           sum(wait_seconds) / nullif(sum(waited), 0) AS average_wait,
-           max(longest_wait) AS longest_wait
+), by_group AS (
+    SELECT {key_names}, sum(total)::bigint AS total, sum(failed)::bigint AS failed,
+           sum(timed)::float8 AS timed, sum(seconds) / nullif(sum(timed), 0) AS average,
+           max(longest) AS longest, sum(wait_seconds) / nullif(sum(waited), 0) AS average_wait,
+           max(longest_wait) AS longest_wait,
+           array_agg(before ORDER BY duration_class) FILTER (WHERE timed > 0) AS before,
+           array_agg(seconds / timed ORDER BY duration_class) FILTER (WHERE timed > 0) AS durations
     FROM cumulated
-    LEFT JOIN unnest(%(shares)b::float8[]) WITH ORDINALITY AS wanted (share, position) ON true
-    GROUP BY {key_names}, position
+    GROUP BY {key_names}
 )
-SELECT {key_names}, max(total)::bigint, max(failed)::bigint, max(average), max(longest),
-       array_agg(duration ORDER BY position), max(average_wait), max(longest_wait)
-FROM by_share
-GROUP BY {key_names}
-ORDER BY {key_names};
+SELECT {key_names}, total, failed, average, longest, (
+           SELECT array_agg(
+               durations[width_bucket(greatest(1, ceil(share * timed)) - 0.5, before)] ORDER BY position)
+           FROM unnest(%(shares)b::float8[]) WITH ORDINALITY AS wanted (share, position)),
+       average_wait, longest_wait
+FROM by_group
+ORDER BY {key_names}
 
 -- stats_by_bucket --
 -- Likewise in spans of time. There are few rows for each, so that sorting them costs less than classes.

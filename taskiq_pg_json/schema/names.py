@@ -29,6 +29,11 @@ _RELATIONS = frozenset(
         "running",
         "storage",
         "duration_classes",
+        "rollup",
+        "rollup_hours",
+        "rollup_marks",
+        "rollup_mark",
+        "rollup_forget",
     }
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, overload
 
 from taskiq_pg_json.store.queries import DEFAULT_TIMEOUT, QueryRunner
+from taskiq_pg_json.store.rollup import Rollup
 from taskiq_pg_json.store.search import Searcher, View
 from taskiq_pg_json.store.statistics import Statistician
 from taskiq_pg_json.store.typed_views import TypedViews
@@ -33,6 +34,7 @@ class Searchable:
     the place of its name. Rows that have expired are not seen.
     """
 
+    _rollup: Rollup
     _searcher: Searcher
     _statistician: Statistician
     _typed_views: TypedViews
@@ -142,8 +144,8 @@ class Searchable:
             bucket: the spans of time to divide the groups into, which begin at round times in UTC:
                 ``"minute"``, ``"hour"``, ``"day"``, ``"week"`` or a timedelta. From ``since`` to
                 ``until`` none is left out.
-            percentiles: the percentages to give durations of; exact in buckets, and within 1 %
-                without.
+            percentiles: the percentages to give durations of; within 1 % from the rollup or
+                without a bucket, and exact otherwise.
             timeout: as in ``search()``.
             filters: which tasks to look at.
 
@@ -159,6 +161,23 @@ class Searchable:
             percentiles=percentiles,
             timeout=timeout,
         )
+
+    async def refresh_rollup(self, *, timeout: float | None = None) -> int:
+        """Count the hours that the hourly rollup lacks, or whose rows have changed since.
+
+        ``stats()`` does a little of this by itself; a store that is asked rarely, or was filled at
+        once, answers faster after it. Any number of processes may call it at once: one counts.
+
+        Args:
+            timeout: seconds after which no further hour is begun; None for no limit.
+
+        Returns:
+            How many hours were counted.
+
+        Raises:
+            psycopg.errors.InsufficientPrivilege: the role may not write the rollup.
+        """
+        return await self._rollup.refresh(timeout)
 
     async def failures(
         self,
@@ -227,4 +246,5 @@ class Searchable:
         runner = QueryRunner(connections, names)
         self._searcher = Searcher(runner, reader, serializer)
         self._typed_views = TypedViews(connections, names)
-        self._statistician = Statistician(runner, self._searcher, serializer)
+        self._rollup = Rollup(connections, names)
+        self._statistician = Statistician(runner, self._searcher, serializer, self._rollup)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from functools import reduce
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from taskiq_pg_json.errors import FilterError
 from taskiq_pg_json.records import FailureGroup, Rows, StatsRow
 from taskiq_pg_json.store.filters import moment
 from taskiq_pg_json.store.fragments import Fragments, compose
+from taskiq_pg_json.store.rollup import answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from taskiq_pg_json.serializer.protocol import ResultSerializer
     from taskiq_pg_json.store.filters import FilterArguments
     from taskiq_pg_json.store.queries import QueryRunner
+    from taskiq_pg_json.store.rollup import Rollup
     from taskiq_pg_json.store.search import Searcher
     from taskiq_pg_json.store.tasks import Task
 
@@ -32,6 +34,13 @@ _WIDTHS = {
     "week": timedelta(weeks=1),
 }
 _ORIGIN = datetime(2000, 1, 3, tzinfo=timezone.utc)  # a Monday, as in bucket_key
+_BOUNDS: tuple[Literal["since", "until"], ...] = ("since", "until")
+_QUERIES = {  # by whether the rollup is of use, and whether there are buckets
+    (False, False): "stats",
+    (False, True): "stats_by_bucket",
+    (True, False): "stats_from_rollup",
+    (True, True): "stats_from_rollup",
+}
 _MAX_BUCKETS = 10_000
 _MAX_GROUPS = 10_000
 
@@ -40,11 +49,16 @@ class Statistician:
     """Counts, rates and durations."""
 
     def __init__(
-        self, runner: QueryRunner, searcher: Searcher, serializer: ResultSerializer
+        self,
+        runner: QueryRunner,
+        searcher: Searcher,
+        serializer: ResultSerializer,
+        rollup: Rollup,
     ) -> None:
         self._runner = runner
         self._searcher = searcher
         self._serializer = serializer
+        self._rollup = rollup
 
     async def stats(
         self,
@@ -60,21 +74,28 @@ class Statistician:
         keys = _checked_keys(by)
         shares = [_share(percentile) for percentile in percentiles]
         width = _width(bucket)
+        # Bounds that count back from now are of one moment in all that follows.
+        bounds = {name: moment(name, given[name]) for name in _BOUNDS if name in given}
+        since, until = bounds.get("since"), bounds.get("until")
+        given = cast("FilterArguments", {**given, **bounds})
         filters = await self._searcher.filters(given, task)
         fragments = Fragments(self._serializer)
         key_names = _listed([compose("key_name", column=key) for key in (*keys, "bucket")])
+        from_rollup = answers(given, keys, width) and await self._rollup.is_of_use(
+            since, until, timeout
+        )
         query = compose(
-            "stats" if width is None else "stats_by_bucket",
+            _QUERIES[from_rollup, width is not None],
             keys=_keys(keys, bucketed=width is not None),
             key_names=key_names,
             conditions=filters.visible(fragments),
+            from_histogram=compose("from_histogram", key_names=key_names),
         )
-        values = {"shares": shares, "width": width}
+        values = {"shares": shares, "width": width, "since": since, "until": until}
         found = await self._runner.fetch(query, fragments.values | values, timeout)
         rows = [_stats_row(row, keys, percentiles) for row in found]
         if width is None:
             return Rows(rows)
-        since, until = (_bound(given, name) for name in ("since", "until"))
         return Rows(_without_gaps(rows, _span(rows, width, since, until), percentiles))
 
     async def failures(
@@ -134,7 +155,7 @@ def _stats_row(
         failed=failed,
         average_duration=average,
         max_duration=maximum,
-        percentiles=dict(zip(percentiles, shares or (), strict=False)),
+        percentiles=dict(zip(percentiles, shares or repeat(None), strict=False)),
         average_wait=average_wait,
         max_wait=max_wait,
     )
@@ -159,10 +180,6 @@ def _without_gaps(
             yield found.get(bucket) or StatsRow(
                 group=group, bucket=bucket, percentiles=dict.fromkeys(percentiles)
             )
-
-
-def _bound(given: FilterArguments, name: Literal["since", "until"]) -> datetime | None:
-    return moment(name, given[name]) if name in given else None
 
 
 def _span(

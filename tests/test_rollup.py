@@ -1,0 +1,428 @@
+"""The hourly rollup says what the rows say, whatever has happened to them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from datetime import datetime, timedelta, timezone
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from taskiq_pg_json import ResultStore
+from taskiq_pg_json.schema import Names, files
+
+HOUR = timedelta(hours=1)
+MIDNIGHT = datetime(2026, 3, 4, tzinfo=timezone.utc)
+ONE_CLASS = 1.0101
+"""How much a duration may differ from another of its class: e ** 0.01, and what floats lose."""
+SHARES = (1, 50, 90, 99)
+
+_WRITE = """
+INSERT INTO {table} (task_id, task_name, status, execution_time, queued_at, started_at, finished_at,
+                     expires_at)
+VALUES (%(id)s, %(task)s, %(status)s, %(seconds)s, %(ended)s::timestamptz - interval '3 s',
+        %(ended)s::timestamptz - interval '2 s', %(ended)s, now() + %(ttl)s)
+ON CONFLICT (task_id) DO UPDATE SET
+    task_name = excluded.task_name, status = excluded.status, finished_at = excluded.finished_at,
+    execution_time = excluded.execution_time, queued_at = excluded.queued_at,
+    started_at = excluded.started_at, expires_at = excluded.expires_at
+"""
+_EXPECTED = """
+SELECT {keys}, count(*), count(*) FILTER (WHERE status = 'FAILURE'), avg(execution_time),
+       max(execution_time), avg(date_part('epoch', started_at - queued_at)),
+       percentile_disc(%(shares)s::float8[]) WITHIN GROUP (ORDER BY execution_time)
+FROM {table}
+WHERE finished_at IS NOT NULL AND (expires_at IS NULL OR expires_at > now())
+  AND finished_at >= coalesce(%(since)s, '-infinity'::timestamptz)
+  AND finished_at < coalesce(%(until)s, 'infinity'::timestamptz)
+  AND task_name = ANY (%(tasks)s)
+GROUP BY {keys}
+"""
+_FILL = """
+INSERT INTO {table} (task_id, task_name, status, execution_time, finished_at)
+SELECT 'task-' || i, 'task ' || i %% 3, 'SUCCESS', 1 + i %% 100,
+       %(first)s + i * interval '1 hour' / %(per_hour)s
+FROM generate_series(0, %(rows)s - 1) AS i
+"""
+
+moments = st.builds(
+    lambda hours, seconds: MIDNIGHT + timedelta(hours=hours, seconds=seconds),
+    st.integers(0, 5),
+    st.sampled_from([0, 1, 1800, 3599]),
+)
+writes = st.fixed_dictionaries(
+    {
+        "id": st.integers(0, 9).map(str),
+        "task": st.sampled_from(["a", "b"]),
+        "status": st.sampled_from(["SUCCESS", "FAILURE"]),
+        "seconds": st.none() | st.floats(0, 1e6) | st.sampled_from([0.0, 1.0]),
+        "ended": moments,
+        "ttl": st.sampled_from([None, timedelta(days=1), timedelta(days=-1)]),
+    }
+)
+deletions = st.sets(st.integers(0, 9).map(str), min_size=1)
+refreshes = st.just("refresh")
+questions = st.fixed_dictionaries(
+    {
+        "by": st.sampled_from([(), ("task_name",), ("status", "task_name")]),
+        "bucket": st.sampled_from([None, "hour", "day"]),
+        "since": st.none() | moments,
+        "until": st.none() | moments,
+        "tasks": st.sampled_from([["a"], ["a", "b"]]),
+    }
+)
+
+
+@pytest.fixture
+async def store(pool, table_name):
+    async with ResultStore(pool=pool, table_name=table_name) as store:
+        yield store
+
+
+def bound(text, table_name, **parts):
+    return sql.SQL(text).format(table=sql.Identifier(table_name), **parts)
+
+
+def marks(admin, table_name):
+    return admin.execute(f"SELECT count(*) FROM {table_name}_rollup_marks").fetchone()[0]
+
+
+def counted(admin, table_name):
+    """The hours that have been counted and whose rows have not changed since."""
+    return admin.execute(
+        f"SELECT count(*) FROM {table_name}_rollup_hours AS known WHERE counted "
+        f"AND NOT EXISTS (SELECT FROM {table_name}_rollup_marks WHERE hour = known.hour)"
+    ).fetchone()[0]
+
+
+def fill(admin, table_name, *, hours, per_hour=2, first=MIDNIGHT):
+    values = {"first": first, "per_hour": per_hour, "rows": hours * per_hour}
+    admin.execute(bound(_FILL, table_name), values)
+
+
+def write(connection, table_name, **values):
+    row = {"id": "1", "task": "a", "status": "SUCCESS", "seconds": 1.0, "ended": MIDNIGHT}
+    connection.execute(bound(_WRITE, table_name), {**row, "ttl": None, **values})
+
+
+async def total(store, **filters):
+    return sum(row.total for row in await store.stats(by=(), **filters))
+
+
+async def assert_same(store, admin, table_name, *, by, bucket, since, until, tasks):
+    """Compare each number of each group with what SQL makes of the rows."""
+    span = {
+        name: value for name, value in {"since": since, "until": until}.items() if value is not None
+    }
+    found = await store.stats(by=by, bucket=bucket, percentiles=SHARES, task_name=tasks, **span)
+    unit = sql.Literal(bucket or "millennium")
+    keys = sql.SQL(", ").join(
+        [*map(sql.Identifier, by), sql.SQL("date_trunc({}, finished_at, 'UTC')").format(unit)]
+    )
+    values = {"since": since, "until": until, "tasks": tasks}
+    values["shares"] = [share / 100 for share in SHARES]
+    rows = admin.execute(bound(_EXPECTED, table_name, keys=keys), values).fetchall()
+    expected = {tuple(row[: len(by) + (bucket is not None)]): row[len(by) + 1 :] for row in rows}
+    ended = {
+        (*row.group.values(), *([row.bucket] if bucket else [])): row for row in found if row.total
+    }
+    assert ended.keys() == expected.keys()
+    for group, row in ended.items():
+        number, failed, average, longest, wait, durations = expected[group]
+        assert (row.total, row.failed, row.max_duration) == (number, failed, longest)
+        assert row.average_duration == (average and pytest.approx(average))
+        assert row.average_wait == pytest.approx(wait)
+        for duration, exact in zip(row.percentiles.values(), durations or [None] * 4, strict=True):
+            if exact is None or exact < 1e-6:
+                assert duration is None or duration < 1e-6
+            else:
+                assert exact / ONE_CLASS <= duration <= exact * ONE_CLASS
+
+
+@given(
+    happenings=st.lists(st.one_of(writes, writes, deletions, refreshes), max_size=25),
+    question=questions,
+)
+async def test_statistics_are_those_of_the_rows_whatever_happens(
+    store, admin, table_name, happenings, question
+):
+    admin.execute(f"TRUNCATE {table_name}")
+    for happening in [*happenings, "refresh", *happenings]:
+        if happening == "refresh":
+            await store.refresh_rollup()
+        elif isinstance(happening, set):
+            admin.execute(f"DELETE FROM {table_name} WHERE task_id = ANY (%s)", [list(happening)])
+        else:
+            write(admin, table_name, **happening)
+    await assert_same(store, admin, table_name, **question)
+    await store.refresh_rollup()
+    assert marks(admin, table_name) == 0
+    await assert_same(store, admin, table_name, **question)
+
+
+async def test_counts_hold_at_every_moment_while_all_write_and_refresh(
+    store, dsn, admin, table_name
+):
+    fill(admin, table_name, hours=6, per_hour=20)
+
+    async def move(number):
+        chance = random.Random(number)
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            for turn in range(60):
+                moved = sorted(f"task-{chance.randrange(120)}" for _ in range(5))
+                async with connection.transaction():
+                    if turn % 10 == 0:
+                        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                        moved = [f"task-{120 + number}"]
+                    await connection.execute(
+                        f"UPDATE {table_name} SET finished_at = %s WHERE task_id IN ("
+                        f"SELECT task_id FROM {table_name} WHERE task_id = ANY (%s) "
+                        "ORDER BY task_id FOR UPDATE)",
+                        [MIDNIGHT + chance.randrange(8) * HOUR, moved],
+                    )
+                    await asyncio.sleep(chance.random() / 200)
+
+    async def refresh(other):
+        while writing:
+            await other.refresh_rollup()
+
+    for number in range(3):
+        write(admin, table_name, id=f"task-{120 + number}")
+
+    async def watch():
+        looked = 0
+        while writing:
+            assert await total(store) == 123
+            looked += 1
+        return looked
+
+    writing = True
+    async with ResultStore(dsn, table_name=table_name) as other:
+        watching = asyncio.gather(watch(), refresh(store), refresh(other))
+        await asyncio.gather(*map(move, range(3)))
+        writing = False
+        looked, *_ = await watching
+    assert looked > 3
+    await store.refresh_rollup()
+    assert counted(admin, table_name) >= 8
+    rows = {row.bucket: row.total for row in await store.stats(by=(), bucket="hour")}
+    by_hand = dict(
+        admin.execute(
+            f"SELECT date_trunc('hour', finished_at, 'UTC'), count(*) FROM {table_name} GROUP BY 1"
+        ).fetchall()
+    )
+    assert {hour: number for hour, number in rows.items() if number} == by_hand
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
+async def test_an_hour_is_not_counted_before_those_have_ended_who_wrote_it_unmarked(
+    store, dsn, admin, table_name, level
+):
+    write(admin, table_name)
+    with psycopg.connect(dsn) as writer:
+        writer.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        write(writer, table_name, id="2")
+        assert await store.refresh_rollup() == 0
+        assert await total(store) == 1
+        writer.commit()
+    assert await total(store) == 2
+    await store.refresh_rollup()
+    assert await total(store) == 2
+    assert marks(admin, table_name) == 0
+
+
+async def test_a_snapshot_that_is_older_than_an_hour_s_count_marks_it(
+    store, dsn, admin, table_name
+):
+    write(admin, table_name)
+    with psycopg.connect(dsn) as writer:
+        writer.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        writer.execute("SELECT 1")
+        assert await store.refresh_rollup() > 0
+        write(writer, table_name, id="2")
+        writer.commit()
+    assert await total(store) == 2
+    await store.refresh_rollup()
+    assert (marks(admin, table_name), await total(store)) == (0, 2)
+
+
+async def test_a_late_row_marks_its_hour_and_a_recent_one_marks_none(store, admin, table_name):
+    write(admin, table_name)
+    await store.refresh_rollup()
+    write(admin, table_name, id="2", ended=datetime.now(timezone.utc))
+    write(admin, table_name, id="3", ended=MIDNIGHT - HOUR)
+    assert marks(admin, table_name) == 0
+    write(admin, table_name, id="4")
+    assert marks(admin, table_name) == 1
+    admin.execute(f"UPDATE {table_name} SET finished_at = now() WHERE task_id = '4'")
+    assert marks(admin, table_name) == 2
+    admin.execute(f"DELETE FROM {table_name} WHERE task_id IN ('1', '2')")
+    assert marks(admin, table_name) == 3
+    assert await total(store) == 2
+
+
+async def test_a_row_that_replication_brings_marks_its_hour_too(store, dsn, admin, table_name):
+    write(admin, table_name)
+    await store.refresh_rollup()
+    replica = "-c session_replication_role=replica"
+    with psycopg.connect(dsn, autocommit=True, options=replica) as connection:
+        write(connection, table_name, id="2")
+    assert (marks(admin, table_name), await total(store)) == (1, 2)
+
+
+async def test_rows_that_expire_are_not_counted_any_more(store, admin, table_name):
+    write(admin, table_name, ttl=timedelta(seconds=0.5))
+    write(admin, table_name, id="2")
+    await store.refresh_rollup()
+    assert await total(store) in {1, 2}
+    admin.execute("SELECT pg_sleep(0.5)")
+    assert await total(store) == 1
+    assert marks(admin, table_name) == 0
+
+
+async def test_truncating_the_table_empties_the_rollup(store, admin, table_name):
+    fill(admin, table_name, hours=3)
+    await store.refresh_rollup()
+    admin.execute(f"TRUNCATE {table_name}")
+    assert await store.stats() == []
+    assert admin.execute(f"SELECT count(*) FROM {table_name}_rollup").fetchone() == (0,)
+
+
+async def test_statistics_bring_the_rollup_up_to_date_by_themselves(store, admin, table_name):
+    fill(admin, table_name, hours=4)
+    in_rollup = f"SELECT coalesce(sum(total), 0) FROM {table_name}_rollup"
+    while admin.execute(in_rollup).fetchone()[0] < 8:
+        assert await total(store) == 8
+    assert counted(admin, table_name) > 4
+    await store.refresh_rollup()
+    assert await store.refresh_rollup() == 0
+
+
+async def test_hours_in_which_nothing_ended_are_known_too(store, admin, table_name):
+    write(admin, table_name)
+    write(admin, table_name, id="2", ended=MIDNIGHT + 5 * HOUR)
+    write(admin, table_name, id="3", ended=MIDNIGHT - timedelta(days=20_000))
+    await store.refresh_rollup()
+    assert [row.total for row in await store.stats(by=(), bucket="hour", since=MIDNIGHT,
+                                                   until=MIDNIGHT + 6 * HOUR)] == [
+        1, 0, 0, 0, 0, 1,
+    ]  # fmt: skip
+    assert await total(store) == 3
+    assert await store.refresh_rollup() == 0
+
+
+async def test_a_table_of_the_version_before_is_counted_from_its_rows(
+    dsn, admin, table_name, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        first = files.migrations()[:1]
+        patch.setattr("taskiq_pg_json.schema.migrate.migrations", lambda: first)
+        async with ResultStore(dsn, table_name=table_name) as old:
+            fill(admin, table_name, hours=3)
+            assert await total(old) == 6
+    async with ResultStore(dsn, table_name=table_name) as store:
+        assert await total(store) == 6
+        await store.refresh_rollup()
+        assert (counted(admin, table_name) >= 3, await total(store)) == (True, 6)
+
+
+@pytest.fixture
+def worker(dsn, admin):
+    """The conninfo of a role that may use the results and nothing else."""
+    role = f"role_{uuid.uuid4().hex[:12]}"
+    admin.execute(f"CREATE ROLE {role} LOGIN")
+    admin.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
+    yield make_conninfo(dsn, user=role)
+    admin.execute(f"DROP OWNED BY {role}")
+    admin.execute(f"DROP ROLE {role}")
+
+
+async def test_a_role_that_may_not_use_the_rollup_writes_late_rows_and_has_statistics(
+    store, admin, table_name, worker
+):
+    fill(admin, table_name, hours=3)
+    await store.refresh_rollup()
+    role = psycopg.conninfo.conninfo_to_dict(worker)["user"]
+    admin.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table_name} TO {role}")
+    with psycopg.connect(worker, autocommit=True) as connection:
+        write(connection, table_name)
+    assert marks(admin, table_name) == 1
+    async with ResultStore(worker, table_name=table_name, migrate="off") as limited:
+        assert await total(limited) == await total(store) == 7
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await limited.refresh_rollup()
+        admin.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        write(admin, table_name, id="again")
+        assert await total(limited) == 8
+
+
+async def test_marks_are_left_whatever_the_writer_s_search_path(pool, dsn, schema_name):
+    async with ResultStore(pool=pool, schema=schema_name, table_name='a "b"') as store:
+        table = sql.Identifier(schema_name, 'a "b"')
+        insert = sql.SQL("INSERT INTO {} (task_id, status, finished_at) VALUES (%s, 'SUCCESS', %s)")
+        with psycopg.connect(dsn, autocommit=True, options="-c search_path=pg_catalog") as writer:
+            for number in range(2):
+                writer.execute(insert.format(table), [str(number), MIDNIGHT])
+                await store.refresh_rollup()
+                assert await total(store) == number + 1
+
+
+async def test_a_month_of_whole_hours_reads_no_row(store, admin, table_name, monkeypatch):
+    fill(admin, table_name, hours=30 * 24, per_hour=5)
+    await store.refresh_rollup()
+    admin.execute(f"VACUUM ANALYZE {table_name}")
+    plans = []
+    runner = store._searcher._runner
+    fetch = runner.fetch
+
+    async def explained(query, values, timeout):
+        plans.extend(await fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", values, timeout))
+        return await fetch(query, values, timeout)
+
+    monkeypatch.setattr(runner, "fetch", explained)
+    until = MIDNIGHT + timedelta(days=30)
+    for bucket in (None, "day", "hour"):
+        plans.clear()
+        rows = await store.stats(since=MIDNIGHT, until=until, bucket=bucket)
+        assert sum(row.total for row in rows) == 30 * 24 * 5
+        (((plan,),),) = plans
+        names = Names(table_name)
+        read = [
+            node["Relation Name"]
+            for node in nodes(plan["Plan"])
+            if "Relation Name" in node and node["Actual Loops"]
+        ]
+        assert names.derived("rollup") in read
+        assert table_name not in read
+
+
+def nodes(plan):
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from nodes(inner)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [{"worker": "w"}, {"min_duration": 5}, {"by": "error_type"}, {"bucket": timedelta(minutes=90)}],
+    ids=str,
+)
+async def test_what_the_rollup_does_not_hold_is_answered_from_the_rows(
+    store, admin, table_name, question
+):
+    fill(admin, table_name, hours=3)
+    admin.execute(f"UPDATE {table_name} SET worker = 'w', execution_time = 5")
+    await store.refresh_rollup()
+    assert sum(row.total for row in await store.stats(**question)) == 6
+
+
+async def test_a_span_that_ends_before_it_begins_is_empty(store, admin, table_name):
+    fill(admin, table_name, hours=3)
+    await store.refresh_rollup()
+    assert await store.stats(since=MIDNIGHT + HOUR, until=MIDNIGHT) == []
