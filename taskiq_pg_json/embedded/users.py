@@ -55,7 +55,7 @@ class Users:
         try:
             with self._starting:
                 yield
-        except BaseException:
+        except BaseException:  # however the block ends early, this process is no user
             self._leave()
             raise
 

@@ -123,7 +123,7 @@ class ResultStore(Searchable):
                 await self.migrate()
             elif self._migrate == "verify":
                 await self.verify()
-        except BaseException:
+        except BaseException:  # cancelled or failed, the pool must not stay open
             await self._connections.close()
             raise
 
