@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
     Reader = Callable[["Decoder", Any, str, Node], object]
 
-_LEAVES: dict[str, Callable[[Any, str], object]] = {
+LEAVES: dict[str, Callable[[Any, str], object]] = {
     **{scalar.name: scalar.decode for scalar in SCALARS},
     "str": decode_text,
     "int": decode_int,
 }
+"""What decodes a scalar's plain value and the argument of its type, by the type's name."""
+
 _READERS: dict[str, Reader] = {
     **READERS,
     **secret.READERS,
@@ -102,7 +104,7 @@ class Decoder:
         head, _, argument = name.partition(":")
         if head in PAYLOADS and ":" in argument:
             return self._classed(plain, head, name, node)
-        leaf = _LEAVES.get(head)
+        leaf = LEAVES.get(head)
         if leaf is not None:
             if type(node) is dict and "items" in node:
                 plain = self.inner(plain, node)
@@ -221,7 +223,7 @@ class Decoder:
             child = plain.get(name)
             if child is None or single == MISSING:
                 continue
-            leaf = _LEAVES.get(single) if type(single) is str else None
+            leaf = LEAVES.get(single) if type(single) is str else None
             plain[name] = self.decode(child, single) if leaf is None else leaf(child, "")
         return plain
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from taskiq_pg_json.errors import ConfigurationError
-from taskiq_pg_json.serializer.flatrows import read_flat, write_flat
 from taskiq_pg_json.serializer.pickling import PickleFallback
+from taskiq_pg_json.serializer.plainrows import read_plain, write_plain
 from taskiq_pg_json.serializer.plan import Plan
 from taskiq_pg_json.serializer.reading import Reading
 from taskiq_pg_json.serializer.registry import TypeRegistry
@@ -89,7 +89,7 @@ class JsonSerializer:
         """
         if self._version != self.registry.version:
             self._make_plan()
-        row = write_flat(self._plan, columns)
+        row = write_plain(self._plan, columns)
         return RowWriter(self._plan, task_id).write(columns) if row is None else row
 
     def decode(self, row: EncodedRow, *, task_id: str) -> dict[str, object]:
@@ -100,7 +100,7 @@ class JsonSerializer:
         """
         if self._version != self.registry.version:
             self._make_plan()
-        values = read_flat(row)
+        values = read_plain(row)
         if values is not None:
             return values
         return RowReader(self._reading, self.fallback, row, task_id).read()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import orjson
 
+from taskiq_pg_json.serializer import prepared
 from taskiq_pg_json.serializer.nodes import VERSION
+
+if TYPE_CHECKING:
+    from taskiq_pg_json.serializer.prepared import Read
 
 _SMALL = 1_024
 _REMEMBERED = 1_024
@@ -35,17 +39,12 @@ def _nodes(data: bytes) -> dict[str, object] | None:
     return types if is_sidecar(types) and "parts" not in types else None
 
 
-def orders(data: bytes) -> dict[str, object] | None:
-    """The orders of keys by column; None for a sidecar that is not shared or says more."""
-    return _orders(data) if type(data) is bytes and len(data) <= _SMALL else None
+def readers(data: bytes) -> dict[str, Read] | None:
+    """The readers of columns; None for a sidecar that is not shared or needs the decoder."""
+    return _readers(data) if type(data) is bytes and len(data) <= _SMALL else None
 
 
 @lru_cache(_REMEMBERED)
-def _orders(data: bytes) -> dict[str, object] | None:
-    found: dict[str, object] = {}
-    for name, node in (_nodes(data) or {"damaged": None}).items():
-        if type(node) is dict and node.keys() == {"order"}:
-            found[name] = node["order"]
-        elif name != "v":
-            return None
-    return found
+def _readers(data: bytes) -> dict[str, Read] | None:
+    nodes = _nodes(data)
+    return None if nodes is None else prepared.readers(nodes)

@@ -1,0 +1,135 @@
+"""Short rows take a lane of their own; it must leave and give what the others do."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+import strategies
+from hypothesis import given
+from hypothesis import strategies as st
+from sameness import same
+
+from taskiq_pg_json import JsonSerializer
+from taskiq_pg_json.serializer.plainrows import read_plain, write_plain
+from taskiq_pg_json.serializer.protocol import EncodedRow
+from taskiq_pg_json.serializer.rows import RowReader
+from taskiq_pg_json.serializer.writing import RowWriter
+
+cells = st.none() | st.booleans() | strategies.integers | strategies.floats | strategies.text
+names = st.lists(st.sampled_from(["a", "bb", "z", "key", "", "é"]), unique=True, max_size=4)
+
+
+def _rows(inner):
+    return names.flatmap(lambda keys: st.lists(st.fixed_dictionaries(dict.fromkeys(keys, inner))))
+
+
+json_values = st.recursive(
+    cells,
+    lambda inner: (
+        st.lists(inner, max_size=20)
+        | names.flatmap(lambda keys: st.fixed_dictionaries(dict.fromkeys(keys, inner)))
+        | _rows(inner)
+    ),
+    max_leaves=30,
+)
+
+
+def written(serializer, columns):
+    """What the lane of short rows and that of all rows leave, once the keys are known."""
+    serializer.encode(columns, task_id="t")
+    plan = serializer._plan
+    return write_plain(plan, columns), RowWriter(plan, "t").write(columns)
+
+
+@given(json_values)
+def test_both_writers_leave_the_same_row(value):
+    short, any_row = written(JsonSerializer(), {"return_value": value, "labels": {}})
+    if short is not None:
+        assert short.columns == any_row.columns
+        assert orjson.loads(short.types or b"null") == orjson.loads(any_row.types or b"null")
+
+
+@given(json_values | strategies.values)
+def test_both_readers_give_the_same_values(value):
+    serializer = JsonSerializer()
+    row = serializer.encode({"return_value": value, "labels": {}}, task_id="t")
+    found = read_plain(row)
+    if found is not None:
+        reader = RowReader(serializer._reading, serializer.fallback, row, "t")
+        assert same(found, reader.read())
+
+
+ORDERED = {"order": ["b", "a"]}
+
+
+@pytest.mark.parametrize(
+    ("plain", "node"),
+    [
+        ({"a": 1}, ORDERED),
+        ({"a": 1, "c": 2}, ORDERED),
+        ({"a": 1, "b": 2, "c": 3}, ORDERED),
+        ([{"a": 1, "b": 2}, None, {"c": 3}], {"items": ORDERED}),
+        ([{"a": 1, "b": 2}] * 20, {"items": ORDERED}),
+        ([{"a": 1, "b": 2}] * 20 + [{"a": 1}], {"items": ORDERED}),
+        ({"a": "2026-11-20", "b": None}, {"fields": {"a": "date", "b": "date"}}),
+        ({"a": ["2026-11-20", None]}, {"fields": {"a": {"items": "date"}}}),
+        ({"a": 1}, {"fields": {"b": "date"}}),
+    ],
+)
+def test_rows_that_others_have_changed_are_read_alike(plain, node):
+    serializer = JsonSerializer()
+    row = EncodedRow(
+        {"return_value": orjson.dumps(plain)}, orjson.dumps({"v": 1, "return_value": node})
+    )
+    found = read_plain(row)
+    assert found is not None
+    assert same(found, RowReader(serializer._reading, None, row, "t").read())
+
+
+@pytest.mark.parametrize(
+    ("plain", "node"),
+    [
+        ([1], ORDERED),
+        ([{"a": 1}, 2], {"items": ORDERED}),
+        ({"a": 1}, {"items": "date"}),
+        ({"a": "no date"}, {"fields": {"a": "date"}}),
+        ({"a": 1}, {"order": [["a"]]}),
+        ({"a": 1}, {"order": "a"}),
+        ({"a": 1}, {"fields": ["a"]}),
+        ({"a": 1}, {"type": "tuple"}),
+        ({"a": 1}, {"fields": {"a": 7}}),
+        (["2026-11-20"] * 20, {"items": "date"}),
+    ],
+)
+def test_what_is_damaged_or_unusual_is_left_to_the_decoder(plain, node):
+    row = EncodedRow(
+        {"return_value": orjson.dumps(plain)}, orjson.dumps({"v": 1, "return_value": node})
+    )
+    assert read_plain(row) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": 1e15},
+        {"a": -0.0},
+        [1, -0.0],
+        [{"a": 1.0}, {"a": float("nan")}],
+        {"a": {"a": {"a": {"a": {"a": {"a": 1}}}}}},
+        [{"b": 1, "a": 1}, {"a": 1, "b": 2}],
+        ["nul \x00"],
+        {"a": (1, 2)},
+        [{"a": 1}, None],
+        list(range(100)),
+    ],
+)
+def test_what_needs_care_is_left_to_the_other_writer(value):
+    short, _ = written(JsonSerializer(), {"return_value": value})
+    assert short is None
+
+
+def test_a_row_over_the_limit_is_left_to_the_other_writer():
+    serializer = JsonSerializer(max_bytes=200)
+    short, _ = written(serializer, {"return_value": "x" * 100})
+    assert short is not None
+    assert write_plain(serializer._plan, {"return_value": "x" * 198}) is None
