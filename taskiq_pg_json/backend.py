@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _ReturnType = TypeVar("_ReturnType")
 
+_set = object.__setattr__
 _TASK_STATES = {state.value: state for state in TaskState}
 
 
@@ -132,15 +133,7 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
             raise ResultIsMissingError(message=str(error)) from None
         if not self.keep_results:
             await self.store.delete(task_id)
-        # Validation would copy and might coerce what was stored.
-        return TaskiqResult.model_construct(
-            is_err=outcome.is_err,
-            log=outcome.log if with_logs else None,
-            return_value=outcome.return_value,
-            execution_time=outcome.execution_time,
-            labels=outcome.labels,
-            error=outcome.error,
-        )
+        return _result(outcome, outcome.log if with_logs else None)
 
     async def delete_result(self, task_id: str) -> None:
         """Delete a task's result and progress, if there are any."""
@@ -157,6 +150,28 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
             return None
         state = _TASK_STATES.get(progress.state, progress.state)
         return TaskProgress.model_construct(state=state, meta=progress.meta)
+
+
+def _result(outcome: Outcome, log: str | None) -> TaskiqResult[Any]:
+    """The result of an outcome.
+
+    Validation would copy and might coerce what was stored, and ``model_construct``, which this
+    does the work of, looks at every field of the class.
+    """
+    result: TaskiqResult[Any] = object.__new__(TaskiqResult)
+    fields = {
+        "is_err": outcome.is_err,
+        "log": log,
+        "return_value": outcome.return_value,
+        "execution_time": outcome.execution_time,
+        "labels": outcome.labels,
+        "error": outcome.error,
+    }
+    _set(result, "__dict__", fields)
+    _set(result, "__pydantic_fields_set__", set(fields))
+    _set(result, "__pydantic_extra__", None)
+    _set(result, "__pydantic_private__", None)
+    return result
 
 
 def _seconds(parameter: str, value: float | None) -> float:

@@ -66,7 +66,7 @@ class TaskInfo:
     execution_time: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, making one would cost as much as reading its row
 class Outcome:
     """How a task ended.
 

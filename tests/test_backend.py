@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import uuid
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from psycopg import sql
 from road import EVERY_METHOD, finished, rows_in, stored
-from taskiq import AsyncTaskiqTask
+from taskiq import AsyncTaskiqTask, TaskiqResult
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 from taskiq.exceptions import ResultGetError
 
@@ -42,6 +44,16 @@ class TestResults:
         assert got.execution_time == 1.23456789
         assert got.is_err is False
         assert got.error is None
+
+    async def test_a_result_is_all_that_taskiq_would_have_made_of_it(self, backend):
+        await backend.set_result("id", finished([1], labels={"a": 1}))
+        got = await backend.get_result("id")
+        made = TaskiqResult.model_construct(**vars(got))
+        assert (got, repr(got), got.model_dump()) == (made, repr(made), made.model_dump())
+        assert got.model_fields_set == made.model_fields_set
+        assert pickle.loads(pickle.dumps(got)) == copy.deepcopy(got) == got
+        assert got.__getstate__() == made.__getstate__()
+        assert TaskiqResult.model_validate(got.model_dump()) == got
 
     async def test_an_error_comes_back_as_an_error_of_its_class(self, backend):
         await backend.set_result("id", finished(is_err=True, error=KeyError("shelf", 3)))

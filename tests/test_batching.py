@@ -67,6 +67,10 @@ def make_batcher(server, **options):
     )
 
 
+async def submitted(batcher, item):
+    return await batcher.submit(item)
+
+
 async def turns(count):
     for _ in range(count):
         await asyncio.sleep(0)
@@ -145,9 +149,9 @@ async def test_a_heavy_item_stalls_nobody():
     batcher = MicroBatcher(
         flush, key=lambda item: item.key, size=lambda item: item.size, max_bytes=10
     )
-    heavy = asyncio.create_task(batcher.submit(Item(0, "heavy", size=11)))
+    heavy = asyncio.create_task(submitted(batcher, Item(0, "heavy", size=11)))
     await asyncio.sleep(0)
-    small = [asyncio.create_task(batcher.submit(Item(n, str(n)))) for n in range(1, 6)]
+    small = [asyncio.create_task(submitted(batcher, Item(n, str(n)))) for n in range(1, 6)]
     await asyncio.gather(heavy, *small)
     assert order[-1] == 0
 
@@ -164,7 +168,7 @@ async def test_batches_are_bounded_by_rows_and_bytes():
 async def test_callers_wait_for_room_when_too_many_are_waiting():
     server = Server(turns=3)
     batcher = make_batcher(server, max_waiting=5, max_rows=2)
-    tasks = [asyncio.create_task(batcher.submit(Item(n, str(n)))) for n in range(30)]
+    tasks = [asyncio.create_task(submitted(batcher, Item(n, str(n)))) for n in range(30)]
     await turns(2)
     assert len(batcher._waiting) <= 5
     assert await asyncio.gather(*tasks) == list(range(30))
@@ -173,7 +177,7 @@ async def test_callers_wait_for_room_when_too_many_are_waiting():
 async def test_a_closed_batcher_has_flushed_all_and_takes_no_more():
     server = Server(turns=4)
     batcher = make_batcher(server)
-    tasks = [asyncio.create_task(batcher.submit(Item(n, str(n)))) for n in range(30)]
+    tasks = [asyncio.create_task(submitted(batcher, Item(n, str(n)))) for n in range(30)]
     await asyncio.sleep(0)
     await batcher.close()
     assert sorted(item.number for item in server.flushed) == list(range(30))
@@ -185,7 +189,7 @@ async def test_a_closed_batcher_has_flushed_all_and_takes_no_more():
 async def test_a_cancelled_caller_takes_back_only_its_own_waiting_item():
     server = Server(turns=3)
     batcher = make_batcher(server)
-    tasks = [asyncio.create_task(batcher.submit(Item(n, str(n)))) for n in range(5)]
+    tasks = [asyncio.create_task(submitted(batcher, Item(n, str(n)))) for n in range(5)]
     await asyncio.sleep(0)
     tasks[2].cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -227,7 +231,7 @@ async def play(plan, batcher):
         if action[0] == "submit":
             item = Item(len(items), *action[1:])
             items.append(item)
-            tasks.append(asyncio.create_task(batcher.submit(item)))
+            tasks.append(asyncio.create_task(submitted(batcher, item)))
         elif action[0] == "wait":
             await turns(action[1])
         elif action[1] < len(tasks):

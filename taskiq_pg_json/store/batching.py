@@ -71,8 +71,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._idle = asyncio.Event()
         self._closed = False
 
-    async def submit(self, item: ItemT) -> ResultT:
-        """Flush the item with whatever else is waiting, and return its own result.
+    def submit(self, item: ItemT) -> Awaitable[ResultT]:
+        """Flush the item with whatever else is waiting; to be awaited at once, for its own result.
 
         A caller that is cancelled while its item waits takes it back. Later, its item alone is
         interrupted with it, and one that shares a batch is flushed all the same.
@@ -81,11 +81,33 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             NotStartedError: after ``close()``.
             Exception: what the flush raised, for this item alone where it is one of ``rejects``.
         """
-        if self._active or self._waiting or self._in_flight or self._turns or self._admitted:
-            return await self._submit_waiting(item)
-        self._check_open()
+        if self._closed:
+            raise _closed_error()
+        if self._is_busy():
+            if self._turns or self._admitted or len(self._waiting) >= self._max_waiting:
+                return self._submit_in_turn(item)
+            return self._enqueue(item)
         if self._size is not None and self._size(item) > self._max_bytes:
-            return await self._submit_waiting(item)
+            return self._enqueue(item)
+        return self._flush_alone(item)
+
+    async def close(self) -> None:
+        """Refuse new items and return when all that were accepted have been flushed."""
+        self._closed = True
+        while self._turns:
+            _resolve([self._turns.popleft()], _closed_error())
+        self._wake()
+        await self._idle.wait()
+
+    def _is_busy(self) -> bool:
+        return bool(
+            self._active or self._waiting or self._in_flight or self._turns or self._admitted
+        )
+
+    async def _flush_alone(self, item: ItemT) -> ResultT:
+        """Flush the item in the caller's own task."""
+        if self._closed or self._is_busy():  # since submit() was called
+            return await self.submit(item)
         self._active += 1
         key = self._key(item)
         self._in_flight.add(key)
@@ -96,24 +118,18 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             self._in_flight.remove(key)
             self._wake()
 
-    async def close(self) -> None:
-        """Refuse new items and return when all that were accepted have been flushed."""
-        self._closed = True
-        while self._turns:
-            _resolve([self._turns.popleft()], _closed_error())
-        self._wake()
-        await self._idle.wait()
+    async def _submit_in_turn(self, item: ItemT) -> ResultT:
+        """Wait for room first."""
+        await self._turn()
+        return await self._enqueue(item)
 
-    async def _submit_waiting(self, item: ItemT) -> ResultT:
-        self._check_open()
-        if self._turns or self._admitted or len(self._waiting) >= self._max_waiting:
-            await self._turn()
+    def _enqueue(self, item: ItemT) -> asyncio.Future[ResultT]:
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._active < self._lanes:
             self._start(self._lane())
             self._active += 1
-        return await future
+        return future
 
     async def _turn(self) -> None:
         """Wait for room, first come first served."""
@@ -132,10 +148,6 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             if not turn.done():  # not cancelled
                 turn.set_result(None)
                 self._admitted += 1
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise _closed_error()
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

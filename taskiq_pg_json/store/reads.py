@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from taskiq_pg_json.store.connections import Connections
 
 
+_FAILURE = Status.FAILURE.value
 _HEAVY_BYTES = 1 << 20  # as stored, which may be compressed
 
 
@@ -158,21 +159,22 @@ class Reader:
         Raises:
             ResultDecodeError: what stands in the row cannot be decoded.
         """
-        columns = {
-            "return_value": stored.return_value,
-            "error": stored.error,
-            "labels": stored.labels,
-        }
-        present = {name: text for name, text in columns.items() if text is not None}
-        row = EncodedRow(present, stored.types, stored.pickled)
+        columns = {}
+        if stored.return_value is not None:
+            columns["return_value"] = stored.return_value
+        if stored.error is not None:
+            columns["error"] = stored.error
+        if stored.labels is not None:
+            columns["labels"] = stored.labels
+        row = EncodedRow(columns, stored.types, stored.pickled)
         values = self._serializer.decode(row, task_id=stored.task_id)
         return Outcome(
-            return_value=values.get("return_value"),
-            error=values.get("error"),  # type: ignore[arg-type] # of that column's kind
-            is_err=stored.status == Status.FAILURE.value,
-            labels=values.get("labels", {}),  # type: ignore[arg-type] # likewise
-            log=stored.log,
-            execution_time=stored.execution_time or 0.0,
+            values.get("return_value"),
+            values.get("error"),  # type: ignore[arg-type] # of that column's kind
+            stored.status == _FAILURE,
+            values.get("labels", {}),  # type: ignore[arg-type] # likewise
+            stored.log,
+            stored.execution_time or 0.0,
         )
 
     def decode_progress(self, stored: StoredProgress) -> Progress:

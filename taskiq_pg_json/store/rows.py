@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from datetime import datetime  # noqa: TC003 - of the fields of a NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from taskiq_pg_json.errors import ResultEncodeError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from taskiq_pg_json.records import Outcome, Progress, Status, TaskInfo
     from taskiq_pg_json.serializer.protocol import EncodedRow, ResultSerializer
 
@@ -22,36 +21,34 @@ MAX_TASK_NAME_BYTES = 1000
 _SIDE_COLUMNS = ("args", "kwargs", "labels")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultRow:
+class ResultRow(NamedTuple):
     """One row of the results as it goes to the server; JSON as UTF-8 bytes, times aware."""
 
     task_id: str
     status: str
+    task_name: str | None
+    worker: str | None
+    return_value: bytes | None
+    error: bytes | None
+    args: bytes | None
+    kwargs: bytes | None
+    labels: bytes | None
+    log: str | None
+    execution_time: float | None
+    queued_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    types: bytes | None
+    pickled: bytes | None
     size: int
-    task_name: str | None = None
-    worker: str | None = None
-    return_value: bytes | None = None
-    error: bytes | None = None
-    args: bytes | None = None
-    kwargs: bytes | None = None
-    labels: bytes | None = None
-    log: str | None = None
-    execution_time: float | None = None
-    queued_at: datetime | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    types: bytes | None = None
-    pickled: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgressRow:
+class ProgressRow(NamedTuple):
     """One row of the progress as it goes to the server."""
 
     task_id: str
     state: str
-    meta: bytes | None
+    meta: bytes
     types: bytes | None
     pickled: bytes | None
     size: int
@@ -133,7 +130,7 @@ class RowEncoder:
             meta=meta,
             types=encoded.types,
             pickled=encoded.pickled,
-            size=len(meta) + len(encoded.pickled or b""),
+            size=encoded.size,
         )
 
     def _encode(self, task_id: str, columns: dict[str, object]) -> EncodedRow:
@@ -159,20 +156,29 @@ def _row(
     execution_time: float | None = None,
     finished_at: datetime | None = None,
 ) -> ResultRow:
+    column = encoded.columns.get
+    task_name = worker = queued_at = started_at = None
+    if info is not None:
+        task_name, worker = _cut(_storable(info.task_name)), _storable(info.worker)
+        queued_at, started_at = info.queued_at, info.started_at
     return ResultRow(
-        task_id=task_id,
-        status=status.value,
-        log=log,
-        execution_time=execution_time,
-        finished_at=finished_at,
-        task_name=_cut(_storable(info.task_name)) if info else None,
-        worker=_storable(info.worker) if info else None,
-        queued_at=info.queued_at if info else None,
-        started_at=info.started_at if info else None,
-        types=encoded.types,
-        pickled=encoded.pickled,
-        size=sum(map(len, encoded.columns.values())) + len(encoded.pickled or b""),
-        **encoded.columns,
+        task_id,
+        status.value,
+        task_name,
+        worker,
+        column("return_value"),
+        column("error"),
+        column("args"),
+        column("kwargs"),
+        column("labels"),
+        log,
+        execution_time,
+        queued_at,
+        started_at,
+        finished_at,
+        encoded.types,
+        encoded.pickled,
+        encoded.size,
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from taskiq_pg_json.schema import queries
+from taskiq_pg_json.store.rows import ProgressRow, ResultRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from taskiq_pg_json.schema import Names
+
+RowT = TypeVar("RowT", ResultRow, ProgressRow)
 
 
 class BatchStatement:
@@ -21,25 +24,27 @@ class BatchStatement:
         names: what the query's placeholders are bound to.
         query: the query's name.
         source: the two forms of its batch are named ``{source}_one`` and ``{source}_many``.
-        columns: what each row gives, by parameter name.
     """
 
-    def __init__(
-        self, names: Names, query: str, source: str, columns: Sequence[str] = ("task_id",)
-    ) -> None:
+    def __init__(self, names: Names, query: str, source: str) -> None:
         text = queries()
         self._one = names.statement(text[query], batch=text[f"{source}_one"])
         self._many = names.statement(text[query], batch=text[f"{source}_many"])
-        self._columns = columns
 
-    def of_rows(self, rows: Sequence[object]) -> tuple[bytes, dict[str, object]]:
-        """Return the statement and its values for rows that have the columns as attributes."""
+    def of_rows(self, rows: Sequence[RowT]) -> tuple[bytes, dict[str, object]]:
+        """Return the statement and its values for rows, whose fields name the parameters."""
+        names = rows[0]._fields
         if len(rows) == 1:
-            return self._one, {name: getattr(rows[0], name) for name in self._columns}
-        return self._many, {name: [getattr(row, name) for row in rows] for name in self._columns}
+            return self._one, dict(zip(names, rows[0], strict=True))
+        return self._many, dict(zip(names, map(_array, zip(*rows, strict=True)), strict=True))
 
     def of_ids(self, task_ids: Sequence[str]) -> tuple[bytes, dict[str, object]]:
         """Return the statement and its values for ids."""
         if len(task_ids) == 1:
             return self._one, {"task_id": task_ids[0]}
         return self._many, {"task_id": list(task_ids)}
+
+
+def _array(column: tuple[object, ...]) -> list[object]:
+    """The column as an array: an empty one for NULLs alone, which unnest() pads to the others."""
+    return list(column) if any(column) or column.count(None) < len(column) else []

@@ -16,9 +16,9 @@ def checked_task_id(task_id: object) -> str:
     Raises:
         InvalidTaskIdError: not a string, or NUL, or a lone surrogate in it, or over 1,000 bytes.
     """
-    if isinstance(task_id, UUID):
-        return str(task_id)
     if not isinstance(task_id, str):
+        if isinstance(task_id, UUID):
+            return str(task_id)
         raise InvalidTaskIdError(f"task_id={task_id!r} is a {type(task_id).__name__}, not a str.")
     if task_id.isascii() and len(task_id) <= MAX_TASK_ID_BYTES and "\0" not in task_id:
         return task_id

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
-from typing import TYPE_CHECKING, TypeVar
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING
 
 import psycopg
 
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import Announcer
 from taskiq_pg_json.store.batching import MicroBatcher
-from taskiq_pg_json.store.rows import ProgressRow, ResultRow
-from taskiq_pg_json.store.statements import BatchStatement
+from taskiq_pg_json.store.statements import BatchStatement, RowT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from taskiq_pg_json.schema import Names
     from taskiq_pg_json.store.connections import Connections
+    from taskiq_pg_json.store.rows import ProgressRow, ResultRow
 
 # What one bad row makes a whole batch fail with.
 ROW_ERRORS = (
@@ -31,48 +31,7 @@ ROW_ERRORS = (
     UnicodeEncodeError,
 )
 
-_RESULT_COLUMNS = (
-    "task_id",
-    "task_name",
-    "worker",
-    "status",
-    "return_value",
-    "error",
-    "args",
-    "kwargs",
-    "labels",
-    "log",
-    "execution_time",
-    "queued_at",
-    "started_at",
-    "finished_at",
-    "types",
-    "pickled",
-)
-_STATE_COLUMNS = (
-    "task_id",
-    "task_name",
-    "worker",
-    "status",
-    "error",
-    "args",
-    "kwargs",
-    "labels",
-    "queued_at",
-    "started_at",
-    "types",
-    "pickled",
-)
-_PROGRESS_COLUMNS = (
-    "task_id",
-    "state",
-    "meta",
-    "types",
-    "pickled",
-)
-
-
-RowT = TypeVar("RowT", ResultRow, ProgressRow)
+_task_id = itemgetter(0)
 
 
 class Writer:
@@ -90,11 +49,9 @@ class Writer:
     ) -> None:
         self._connections = connections
         statements = queries()
-        self._finish = BatchStatement(names, "finish", "finish", _RESULT_COLUMNS)
-        self._record_state = BatchStatement(names, "record_state", "record_state", _STATE_COLUMNS)
-        self._set_progress = BatchStatement(
-            names, "set_progress", "set_progress", _PROGRESS_COLUMNS
-        )
+        self._finish = BatchStatement(names, "finish", "finish")
+        self._record_state = BatchStatement(names, "record_state", "record_state")
+        self._set_progress = BatchStatement(names, "set_progress", "set_progress")
         self._delete = names.statement(statements["delete"])
         self._discard = names.statement(statements["discard_state"])
         self._announcers = {
@@ -133,7 +90,7 @@ class Writer:
     ) -> MicroBatcher[RowT, None]:
         return MicroBatcher(
             flush,
-            key=attrgetter("task_id"),
+            key=_task_id,
             size=attrgetter("size"),
             rejects=ROW_ERRORS,
             last_wins=last_wins,
@@ -158,7 +115,7 @@ class Writer:
         self, statement: BatchStatement, rows: Sequence[RowT], shared: dict[str, object]
     ) -> None:
         # Sorted by id, so that two batches cannot deadlock.
-        text, values = statement.of_rows(sorted(rows, key=attrgetter("task_id")))
+        text, values = statement.of_rows(sorted(rows, key=_task_id))
         await self._connections.execute(text, values | shared)
 
     def _announce(self, event: str, rows: Sequence[RowT]) -> None:
