@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import math
-from datetime import datetime, timedelta
+from contextlib import AsyncExitStack
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 
 import pytest
+from psycopg.pq import TransactionStatus
 from seeds import NOW, Invoice, PaymentError, ago, finish, ids, orders, unfinished
 
 from taskiq_pg_json import F, FilterError, NotLoadedError, ResultStore, SearchTimeoutError, Status
@@ -23,6 +26,10 @@ async def shop(store):
     """Thirty orders, see ``seeds.orders``."""
     await orders(store)
     return store
+
+
+class Unsearchable:
+    """Nothing is known of it: it is pickled."""
 
 
 def named(value) -> str | None:
@@ -89,6 +96,19 @@ SUCCEEDED = [number for number in range(30) if number % 10 != 9]
         ({"exclude": {"return_value": {"customer_id": "c1"}}}, lambda n: n % 10 == 9 or n % 3 != 1),
         ({"exclude": {"where": "$.paid == true"}}, lambda n: n % 10 == 9 or n % 2 == 1),
         ({"exclude": {}}, everything),
+        ({"task_name": []}, nothing),
+        ({"status": []}, nothing),
+        ({"status": [], "message": "Card"}, nothing),
+        ({"worker": []}, nothing),
+        ({"where": F.args[0].in_([])}, nothing),
+        ({"exclude": {"task_name": []}}, everything),
+        ({"exclude": {"status": []}}, everything),
+        ({"exclude": {"where": F.args[0].in_([])}}, everything),
+        ({"where": '$.created_at.datetime() < "2000-01-01".datetime()'}, nothing),
+        (
+            {"where": '$.created_at ? (@.datetime() > "2000-01-01".datetime())'},
+            lambda n: n % 10 != 9,
+        ),
         (
             {"task_name": "shop:charge", "status": "SUCCESS", "labels": {"tenant": "t0"}},
             lambda n: n % 10 != 9 and n % 6 == 0,
@@ -160,6 +180,146 @@ async def test_equality_is_exact_where_containment_is_not(store):
     assert ids(await store.search(where=F.return_value["v"].is_(None))) == ["null"]
     assert ids(await store.search(where=F.return_value["v"].is_(True))) == ["true"]
     assert ids(await store.search(where=F.return_value["v"] == "1")) == ["text"]
+
+
+PLACES = {
+    "5": 5,
+    "[5]": [5],
+    "key 0": {"0": 5},
+    "v": {"v": 5},
+    "v list": {"v": [5]},
+    "v dicts": {"v": [{"p": 5}, {}, 7]},
+    "v dict": {"v": {"p": 5}},
+    "v mixed": {"v": ["abc", "7.5", None, [9]]},
+    "v texts": {"v": [["a5"], ["a6"], 7]},
+}
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (F.return_value > 3, {"5"}),
+        (F.return_value[0] > 3, {"[5]"}),
+        (F.return_value[-1] > 3, {"[5]"}),
+        (F.return_value["0"] > 3, {"key 0"}),
+        (F.return_value[0].exists(), {"[5]"}),
+        (F.return_value[1].exists(), set()),
+        (F.return_value.each > 3, {"[5]"}),
+        (F.return_value["v"] > 3, {"v"}),
+        (F.return_value["v"].each > 3, {"v list", "v dicts", "v mixed", "v texts"}),
+        (F.return_value["v"].each == 7, {"v dicts", "v texts"}),
+        (F.return_value["v"].each.exists(), {"v list", "v dicts", "v mixed", "v texts"}),
+        (F.return_value["v"]["p"] > 3, {"v dict"}),
+        (F.return_value["v"]["p"].exists(), {"v dict"}),
+        (F.return_value["v"].each["p"] > 3, {"v dicts"}),
+        (F.return_value["v"].each["p"] == 5, {"v dicts"}),
+        (F.return_value["v"].each > "abb", {"v mixed"}),
+        (F.return_value["v"].each.startswith("a"), {"v mixed"}),
+        (F.return_value["v"].each.each.startswith("a"), {"v texts"}),
+        (F.return_value["v"].each[0].matches("6$"), {"v texts"}),
+    ],
+    ids=range(19),
+)
+async def test_a_place_is_what_stands_there_and_not_what_lies_within(store, condition, expected):
+    for task_id, value in PLACES.items():
+        await finish(store, task_id, value)
+    assert set(ids(await store.search(where=condition))) == expected
+    rest = set(PLACES) - expected
+    assert set(ids(await store.search(where=~condition))) == rest
+
+
+NUMBERS = {
+    "precise": Decimal("1.123456789012345678"),
+    "long": Decimal("12345678901234567.89"),
+    "big": 2**70,
+    "float": 1e300,
+    "zero": -0.0,
+    "nan": math.nan,
+    "text": "1e400",
+    "word": "five",
+    "true": True,
+    "digits": "9" * 200_000,
+    "other digits": "٣",
+}
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (F.return_value == Decimal("1.123456789012345678"), {"precise"}),
+        (F.return_value == Decimal("1.12345678901234567800"), {"precise"}),
+        (F.return_value == Decimal("12345678901234567.89"), {"long"}),
+        (F.return_value < Decimal("1.123456789012345678"), {"zero"}),
+        (F.return_value <= -0.0, {"zero"}),
+        (F.return_value == Decimal(0), {"zero"}),
+        (F.return_value >= 2**70, {"big", "float", "text"}),
+        (F.return_value > 2**70, {"float", "text"}),
+        (F.return_value > 2**69, {"big", "float", "text"}),
+        (F.return_value > 1e300, {"text"}),
+        (F.return_value >= 10**400, {"text"}),
+        (F.return_value > Decimal("1e400"), set()),
+    ],
+    ids=range(12),
+)
+async def test_numbers_compare_exactly_whatever_their_size(store, condition, expected):
+    for task_id, value in NUMBERS.items():
+        await finish(store, task_id, value)
+    assert set(ids(await store.search(where=condition))) == expected
+
+
+MOMENTS = {
+    "micro": datetime(2026, 1, 1, 1, 2, 3, 456789, tzinfo=timezone.utc),
+    "Z": "2026-01-01T01:02:04Z",
+    "elsewhere": datetime(2026, 1, 1, 3, tzinfo=timezone(timedelta(hours=2))),
+    "date": date(2026, 1, 2),
+    "never": "2026-13-45T25:61:00Z",
+    "february": "2026-02-30",
+    "time": time(1, 2, 3, 5),
+    "mixed": ["soon", "2026-02-30", datetime(2026, 1, 3, tzinfo=timezone.utc)],
+    "number": 5,
+}
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (F.return_value >= MOMENTS["micro"], {"micro", "Z", "date"}),
+        (F.return_value > MOMENTS["micro"], {"Z", "date"}),
+        (F.return_value <= MOMENTS["elsewhere"], {"elsewhere"}),
+        (F.return_value > date(2025, 12, 31), {"micro", "Z", "elsewhere", "date"}),
+        (F.return_value.each >= date(2026, 1, 2), {"mixed"}),
+        (F.return_value >= time(1, 2, 3, 5), {"time"}),
+        (F.return_value > time(1, 2, 3, 5), set()),
+    ],
+    ids=range(7),
+)
+async def test_dates_and_times_compare_by_the_moment(store, condition, expected):
+    for task_id, value in MOMENTS.items():
+        await finish(store, task_id, value)
+    assert set(ids(await store.search(where=condition))) == expected
+
+
+async def test_a_path_compares_times_with_and_without_a_zone(store):
+    await finish(store, "aware", {"at": datetime(2026, 1, 1, tzinfo=timezone.utc)})
+    await finish(store, "naive", {"at": datetime(2026, 1, 1)})  # noqa: DTZ001 - that is the point
+    path = '$.at.datetime() > "2025-01-01T00:00:00+00:00".datetime()'
+    assert set(ids(await store.search(where=path))) == {"aware", "naive"}
+
+
+async def test_any_number_of_values_can_be_asked_for(store):
+    await finish(store, "it", 2_999)
+    await finish(store, "other", -1)
+    assert ids(await store.search(where=F.return_value.in_(range(3_000)))) == ["it"]
+    condition = F.return_value == 0
+    for number in range(1, 3_000):
+        condition = condition | (F.return_value == number)
+    assert ids(await store.search(where=condition)) == ["it"]
+
+
+async def test_what_excludes_one_worker_keeps_rows_of_none(store):
+    await finish(store, "one", worker="web:1")
+    await finish(store, "none", worker=None)
+    assert ids(await store.search(exclude={"worker": "web:1"})) == ["none"]
 
 
 async def test_a_negated_condition_finds_rows_that_lack_the_place(store):
@@ -262,10 +422,17 @@ async def test_a_column_that_was_left_out_says_so(shop):
         ({"since": datetime(2026, 1, 1)}, "no time zone"),  # noqa: DTZ001 - that is the point
         ({"since": 5}, "aware datetime"),
         ({"until": "yesterday"}, "aware datetime"),
+        ({"since": timedelta.max}, "since=.* too far"),
         ({"min_duration": "1s"}, "give seconds"),
+        ({"min_duration": 10**400}, "give seconds"),
+        ({"max_duration": math.nan}, "give seconds"),
         ({"task_name": 7}, "task_name=7"),
         ({"task_name": "a\0b"}, "NUL"),
         ({"where": 7}, "SQL/JSON path"),
+        ({"exclude": "x"}, "exclude='x'"),
+        ({"exclude": {"exclude": 5}}, "exclude=5"),
+        ({"exclude": {5: 1}}, "5: no such filter"),
+        ({"task": "shop:charge"}, "task='shop:charge'"),
         ({"limit": 0}, "1 to 1000"),
         ({"limit": 1001}, "iterate"),
         ({"order_by": "return_value"}, "finished_at"),
@@ -275,12 +442,19 @@ async def test_a_column_that_was_left_out_says_so(shop):
         ({"cursor": "e30="}, "no cursor"),
         ({"load": ["pickled"]}, "load="),
         ({"load": "args"}, "load="),
+        ({"load": 5}, "load=5"),
+        ({"load": [1, "x"]}, "load="),
+        ({"load": [[]]}, "load="),
         ({"return_value": object()}, "return_value"),
         ({"where": F.return_value["a"] > math.inf}, "finite"),
+        ({"where": F.return_value["a"] > Decimal("sNaN")}, "finite"),
+        ({"where": F.return_value["a"] == Decimal("Infinity")}, "finite"),
+        ({"where": F.return_value["a"] > 10**5000}, "1000 digits"),
         ({"where": F.return_value["a"] > True}, "compare"),
         ({"where": F.return_value["a"] < timedelta(1)}, "compare"),
         ({"where": F.return_value["a"].each == [1]}, "contains"),
         ({"where": F.return_value["a"].matches("([")}, "regular expression"),
+        ({"where": F.return_value["a"].in_(range(99_999))}, "too many values"),
         ({"message": "\ud800"}, "Unicode"),
     ],
     ids=named,
@@ -310,6 +484,25 @@ async def test_a_bad_path_is_an_error_with_the_position(shop, path, position):
     assert await shop.count() == 30
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda place: place.in_("abc"),
+        lambda place: place.in_(5),
+        lambda place: place.startswith(5),
+        lambda place: place.matches(b"x"),
+        lambda place: place[1.5],
+        lambda place: place[True],
+        lambda place: place.exists() & True,
+        lambda place: None | place.exists(),
+    ],
+    ids=range(8),
+)
+def test_a_condition_that_cannot_be_meant_is_refused(make):
+    with pytest.raises((FilterError, TypeError)):
+        make(F.return_value["a"])
+
+
 def test_a_condition_has_no_truth():
     with pytest.raises(FilterError, match="no truth"):
         bool(F.return_value["a"] > 1)
@@ -330,6 +523,44 @@ async def test_the_time_limit_ends_with_the_search(shop, pool):
     async with pool.connection() as connection:
         cursor = await connection.execute("SHOW statement_timeout")
         assert await cursor.fetchone() == ("0",)
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+async def test_a_search_that_loads_no_value_loads_no_pickle_either(store):
+    await finish(store, "it", {"odd": Unsearchable()})
+    fetched = []
+    fetch = store._searcher._runner.fetch
+
+    async def watched(*arguments):
+        fetched.extend(await fetch(*arguments))
+        return fetched[-1:]
+
+    store._searcher._runner.fetch = watched
+    await store.search(load=[])
+    await store.search(load=["return_value"])
+    assert [columns[17] is None for columns in fetched] == [True, False]
+
+
+async def test_a_stream_that_is_cancelled_gives_its_connection_back(shop, pool):
+    arrived = asyncio.Event()
+
+    async def consume():
+        async for _ in shop.iterate():
+            arrived.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(consume())
+    await arrived.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for _ in range(pool.max_size + 1):
+        async for _ in shop.iterate():
+            break
+    async with AsyncExitStack() as stack:
+        for _ in range(pool.max_size):
+            connection = await stack.enter_async_context(pool.connection(timeout=10))
+            assert connection.info.transaction_status == TransactionStatus.IDLE
 
 
 async def test_a_stream_may_be_left_early(shop):

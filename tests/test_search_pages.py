@@ -24,8 +24,8 @@ async def busy(store):
     return store
 
 
-async def pages(store, limit, **arguments):
-    found = [await store.search(limit=limit, **arguments)]
+async def pages(store, limit, cursor=None, **arguments):
+    found = [await store.search(limit=limit, cursor=cursor, **arguments)]
     while found[-1].next_cursor is not None:
         found.append(await store.search(limit=limit, cursor=found[-1].next_cursor, **arguments))
     return found
@@ -108,6 +108,8 @@ async def test_a_cursor_of_another_order_is_refused(busy):
         '["finished_at",true,null,"\\u0000",false]',
         '["password",true,null,"a",false]',
         '["finished_at",true,null]',
+        '["finished_at",true,"2026-01-01T00:00+00:00","\\ud800",false]',
+        pytest.param("[" * 100_000, id="deep"),
         "[[],true,null,1,2]",
         "7",
     ],
@@ -117,6 +119,58 @@ async def test_a_forged_cursor_is_refused(busy, parts):
 
     with pytest.raises(FilterError, match="is no cursor"):
         await busy.search(cursor=urlsafe_b64encode(parts.encode()).decode())
+
+
+@pytest.mark.parametrize("value", ["true", '"5"', '"1_0"', "[]", "1" + "0" * 400], ids=range(5))
+async def test_a_forged_cursor_by_duration_is_refused(busy, value):
+    from base64 import urlsafe_b64encode
+
+    text = f'["execution_time",false,{value},"a",false]'
+    cursor = urlsafe_b64encode(text.encode()).decode()
+    with pytest.raises(FilterError, match="is no cursor"):
+        await busy.search(cursor=cursor, order_by="execution_time")
+
+
+async def test_a_cursor_works_with_other_filters_as_a_place_in_the_order(busy):
+    first = await busy.search(limit=8)
+    page = await busy.search(cursor=first.next_cursor, task_name="shop:ship")
+    assert ids(page) == ["4", "7", "10"]
+
+
+async def test_a_mangled_cursor_is_refused(busy):
+    cursor = (await busy.search(limit=8)).next_cursor
+    for mangled in (cursor[4:], cursor[:-4], cursor.swapcase(), ""):
+        with pytest.raises(FilterError, match="is no cursor"):
+            await busy.search(cursor=mangled)
+
+
+@pytest.mark.parametrize("limit", [2, 4, 9])
+async def test_a_task_that_ends_while_a_page_is_read_is_on_it_once(busy, limit):
+    first = await busy.search(limit=1)
+    fetch = busy._searcher._runner.fetch
+
+    async def fetch_and_finish(*arguments):
+        rows = await fetch(*arguments)
+        await finish(busy, "queued", ended=ago(minutes=-1))
+        return rows
+
+    busy._searcher._runner.fetch = fetch_and_finish
+    page = await busy.search(limit=limit, cursor=first.next_cursor)
+    busy._searcher._runner.fetch = fetch
+    rest = [page, *await pages(busy, limit, cursor=page.next_cursor)]
+    found = [ids(first), *map(ids, rest)]
+    flat = [task_id for page in found for task_id in page]
+    assert len(ids(page)) == len(set(ids(page)))
+    assert {str(number) for number in range(12)} <= set(flat)
+
+
+@pytest.mark.parametrize("order_by", ["execution_time", "-execution_time"])
+async def test_durations_that_are_no_numbers_are_on_pages_too(busy, admin, table_name, order_by):
+    admin.execute(f"UPDATE {table_name} SET execution_time = 'NaN' WHERE task_id = 'order-3'")
+    admin.execute(f"UPDATE {table_name} SET execution_time = 'inf' WHERE task_id = 'order-4'")
+    found = await pages(busy, 1, order_by=order_by)
+    assert all_ids(found) == ids(await busy.search(order_by=order_by))
+    assert len(all_ids(found)) == 16
 
 
 async def test_uuid_tables_have_pages_too(pool, table_name):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 from seeds import finish, ids
 from taskiq import InMemoryBroker
 
@@ -32,6 +32,20 @@ async def basket() -> Basket:
 
 @broker.task(task_name="shop:point")
 def point() -> Point | None:
+    raise NotImplementedError
+
+
+class Picky(BaseModel):
+    price: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def unpacked(cls, value):
+        return value["inner"]
+
+
+@broker.task(task_name="shop:picky")
+async def picky() -> Picky:
     raise NotImplementedError
 
 
@@ -72,6 +86,13 @@ async def test_a_value_that_does_not_fit_stays_as_it_is(store, caplog):
     (record,) = (await store.search(task=basket)).items
     assert record.return_value == {"customer": 5}
     assert "shop:basket does not fit" in caplog.text
+
+
+async def test_a_validator_that_stumbles_leaves_the_value_as_it_is(store, caplog):
+    await finish(store, "odd", {"price": 5}, task="shop:picky")
+    (record,) = (await store.search(task=picky)).items
+    assert record.return_value == {"price": 5}
+    assert "shop:picky does not fit" in caplog.text
 
 
 async def test_a_sync_task_with_an_optional_result_types_it_too(store):

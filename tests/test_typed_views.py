@@ -1,18 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal, NewType, Optional
 from uuid import UUID
 
 import psycopg
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 from seeds import finish
 from taskiq import InMemoryBroker
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import NotRequired, ReadOnly, Required, TypeAliasType, TypedDict
 
 from taskiq_pg_json import ConfigurationError, ForeignTableError, ResultStore
 
@@ -50,6 +51,51 @@ class Basket(BaseModel):
 class Row(TypedDict):
     name: str
     size: NotRequired[int]
+
+
+class Tags(RootModel[list[str]]):
+    pass
+
+
+class Total(RootModel[Decimal]):
+    pass
+
+
+UserId = NewType("UserId", int)
+Alias = TypeAliasType("Alias", Decimal)
+Nameless = TypedDict("Nameless", {"": int, "value": str})
+
+
+class Clash(TypedDict):
+    task_id: int
+    value_task_id: str
+
+
+class Reserved(TypedDict):
+    select: int
+    ctid: int
+    Abc: int
+    abc: int
+
+
+class Qualified(TypedDict, total=False):
+    first: ReadOnly[NotRequired[int]]
+    second: Required[Annotated[int, "whole"]]
+    third: Annotated[NotRequired[int], "whole"]
+    last: int
+
+
+@dataclass
+class Inner:
+    way: Literal["air", None]  # noqa: PYI061 - as people write it
+    colour: Literal[Colour.RED]
+    total: Optional[Annotated[Optional[Alias], "EUR"]]  # noqa: UP045 - as people write it
+    rows: list[Row]
+
+
+@dataclass
+class Unresolved:
+    value: Nowhere  # noqa: F821 - that is the point
 
 
 def task_returning(annotation, name="shop.tasks:order"):
@@ -136,6 +182,112 @@ async def test_a_value_that_does_not_fit_is_null_and_breaks_nothing(store, admin
 
 
 @pytest.mark.parametrize(
+    ("field", "odd", "shown"),
+    [
+        ("created_at", "2026-13-45T25:61:00Z", None),
+        ("created_at", "2026-02-30 10:00", None),
+        ("created_at", "0000-01-01T00:00:00Z", None),
+        ("created_at", "2026-01-01T00:00:00+16:00", None),
+        ("created_at", f"2026-01-01T00:00:00.{'0' * 200}Z", None),
+        ("created_at", "٢٠٢٦-01-01T00:00:00Z", None),
+        ("created_at", "2024-02-29T23:59:59.123456789+05:30", datetime(
+            2024, 2, 29, 18, 29, 59, 123457, tzinfo=timezone.utc)),
+        ("due", "2026-02-30", None),
+        ("due", "2025-02-29", None),
+        ("due", "1900-02-29", None),
+        ("due", "0000-01-01", None),
+        ("due", "2000-02-29", date(2000, 2, 29)),
+        ("due", "2026-12-31", date(2026, 12, 31)),
+        ("due", "2026-04-31", None),
+        ("took", "P--", None),
+        ("took", "P1D2", None),
+        ("took", "PT", None),
+        ("took", "P99999999999999D", None),
+        ("took", "PT1.5.5S", None),
+        ("took", "P-1DT-2H-0.500000S", -timedelta(days=1, hours=2, milliseconds=500)),
+        ("count", 1.5, None),
+        ("count", -2.5, None),
+        ("count", 2**63 - 1, 2**63 - 1),
+        ("count", 2**63, None),
+        ("weight", "NaN", pytest.approx(float("nan"), nan_ok=True)),
+        ("weight", "-Infinity", float("-inf")),
+        ("weight", "5", None),
+        ("total", "1e9999999", None),
+        ("total", "9" * 200_000, None),
+        ("total", "٣", None),
+        ("total", "-1.5E+3", Decimal(-1500)),
+        ("key", "00000000-0000-0000-0000-00000000000", None),
+    ],
+)  # fmt: skip
+async def test_what_looks_like_a_value_and_is_none_is_null(store, admin, field, odd, shown):
+    view = await store.create_view(task_returning(Order))
+    await finish(store, "it", {field: odd}, task="shop.tasks:order")
+    assert admin.execute(f"SELECT {field} FROM {view}").fetchone() == (shown,)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1e-400", "9" * 5000])
+async def test_a_number_beyond_every_float_is_null(store, admin, table_name, number):
+    view = await store.create_view(task_returning(Order), index=["weight", "total", "count"])
+    fields = f'{{"weight": {number}, "total": {number}, "count": {number}}}'
+    admin.execute(
+        f"INSERT INTO {table_name} (task_id, task_name, status, return_value, finished_at) "
+        "VALUES ('it', 'shop.tasks:order', 'SUCCESS', %s::jsonb, now())",
+        [fields],
+    )
+    assert admin.execute(f"SELECT weight, count FROM {view}").fetchone() == (None, None)
+
+
+async def test_an_index_never_costs_a_result(store, admin):
+    view = await store.create_view(task_returning(Order), index=["customer_id", "total"])
+    long = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
+    await finish(store, "long", an_order(customer_id=long), task="shop.tasks:order")
+    await finish(store, "short", an_order(customer_id=long[:600]), task="shop.tasks:order")
+    assert (await store.get("long")).return_value.customer_id == long
+    rows = admin.execute(f"SELECT task_id, customer_id FROM {view} ORDER BY 1").fetchall()
+    assert rows == [("long", None), ("short", long[:600])]
+    await store.create_view(task_returning(Order))
+    assert admin.execute(
+        f"SELECT customer_id = %s FROM {view} WHERE task_id = 'long'", [long]
+    ).fetchone() == (True,)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "columns"),
+    [
+        (Tags, {"value": "jsonb"}),
+        (Total, {"value": "numeric"}),
+        (Alias, {"value": "numeric"}),
+        (UserId, {"value": "bigint"}),
+        (Annotated[Row, {"not": "hashable"}], {"name": "text", "size": "bigint"}),
+        (Clash, {"value_value_task_id": "bigint", "value_task_id": "text"}),
+        (Nameless, {"value_value": "bigint", "value": "text"}),
+        (Reserved, {"select": "bigint", "ctid": "bigint", "Abc": "bigint", "abc": "bigint"}),
+        (
+            Qualified,
+            {"first": "bigint", "second": "bigint", "third": "bigint", "last": "bigint"},
+        ),
+        (Inner, {"way": "text", "colour": "text", "total": "numeric", "rows": "jsonb"}),
+        (list[Row], {"value": "jsonb"}),
+    ],
+    ids=str,
+)
+async def test_any_annotation_that_can_be_returned_has_a_view(store, admin, annotation, columns):
+    view = await store.create_view(task_returning(annotation))
+    assert dict(list(types_of(admin, view).items())[3:]) == columns
+
+
+async def test_a_root_model_s_view_holds_its_value(store, admin):
+    view = await store.create_view(task_returning(Total))
+    await finish(store, "it", Total(Decimal("1.50")), task="shop.tasks:order")
+    assert admin.execute(f"SELECT value FROM {view}").fetchone() == (Decimal("1.50"),)
+
+
+async def test_a_field_whose_column_has_another_name_can_be_indexed(store, admin, table_name):
+    await store.create_view(task_returning(Order), index=["task_id"])
+    assert indexes_of(admin, table_name) == [f"{table_name}_order_value_task_id_bigint_idx"]
+
+
+@pytest.mark.parametrize(
     ("annotation", "columns"),
     [
         (Basket, {"customer": "text", "total": "numeric"}),
@@ -183,12 +335,12 @@ async def test_an_index_serves_the_view_s_column(store, admin, table_name):
     task = task_returning(Order)
     view = await store.create_view(task, index=["customer_id", "total"])
     assert indexes_of(admin, table_name) == [
-        f"{table_name}_order_customer_id_text_idx", f"{table_name}_order_total_numeric_idx",
+        f"{table_name}_order_customer_id_short_text_idx", f"{table_name}_order_total_numeric_idx",
     ]  # fmt: skip
     admin.execute("SET enable_seqscan = off")
     plan = admin.execute(f"EXPLAIN SELECT * FROM {view} WHERE customer_id = 'c1'").fetchall()
     admin.execute("RESET enable_seqscan")
-    assert f"{table_name}_order_customer_id_text_idx" in str(plan)
+    assert f"{table_name}_order_customer_id_short_text_idx" in str(plan)
     await store.create_view(task, index=["total"])
     assert indexes_of(admin, table_name) == [f"{table_name}_order_total_numeric_idx"]
     assert await store.drop_view(task)
@@ -203,12 +355,85 @@ async def test_an_index_serves_the_view_s_column(store, admin, table_name):
     [
         ({"index": ["colours"]}, "no field 'colours'"),
         ({"index": ["created_at"]}, "timestamptz"),
+        ({"index": "total"}, "as a list"),
+        ({"index": [5]}, "no field 5; there are customer_id"),
         ({"name": "outcomes"}, "one of the store's own"),
+        ({"name": ""}, "name=''"),
+        ({"name": 5}, "name=5"),
+        ({"name": "a\0b"}, "NUL"),
+        ({"name": "\ud800"}, "Unicode"),
+        ({"name": "x" * 60}, "63 bytes"),
     ],
 )
 async def test_arguments_that_cannot_work_are_refused(store, arguments, message):
     with pytest.raises(ConfigurationError, match=message):
         await store.create_view(task_returning(Order), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        (Unresolved, "name 'Nowhere' is not defined"),
+        (TypedDict("Nul", {"a\0b": int}), "NUL"),
+        (TypedDict("Surrogate", {"\ud800": int}), "Unicode"),
+        (TypedDict("Long", {"x" * 64: int}), "63 bytes"),
+    ],
+)
+async def test_fields_that_cannot_be_columns_are_refused(store, annotation, message):
+    with pytest.raises(ConfigurationError, match=message):
+        await store.create_view(task_returning(annotation))
+
+
+async def test_a_long_field_s_index_is_kept(store, admin, table_name):
+    field = "x" * 60
+    task = task_returning(TypedDict("Long", {field: int}))
+    await store.create_view(task, index=[field])
+    (oid,) = admin.execute("SELECT %s::regclass::oid", indexes_of(admin, table_name)).fetchone()
+    await store.create_view(task, index=[field])
+    assert admin.execute(
+        "SELECT oid::regclass::text FROM pg_class WHERE oid = %s", [oid]
+    ).fetchall()
+    assert await store.drop_view(task)
+    assert indexes_of(admin, table_name) == []
+
+
+async def test_two_views_of_a_task_have_indexes_of_their_own(store, admin, table_name):
+    task = task_returning(Order)
+    await store.create_view(task, name="one", index=["count"])
+    await store.create_view(task, name="two", index=["total"])
+    assert indexes_of(admin, table_name) == [
+        f"{table_name}_one_count_bigint_idx", f"{table_name}_two_total_numeric_idx",
+    ]  # fmt: skip
+    await store.drop_view(task, name="one")
+    assert indexes_of(admin, table_name) == [f"{table_name}_two_total_numeric_idx"]
+
+
+async def test_what_others_have_built_on_a_view_keeps_it_whole(store, admin, table_name):
+    view = await store.create_view(task_returning(Order), index=["count"])
+    admin.execute(f"CREATE VIEW {view}_sum AS SELECT sum(count) FROM {view}")
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+        await store.drop_view(task_returning(Order))
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+        await store.create_view(task_returning(Basket))
+    assert "customer_id" in types_of(admin, view)
+    assert indexes_of(admin, table_name) == [f"{table_name}_order_count_bigint_idx"]
+
+
+async def test_a_view_that_is_refused_leaves_no_trace(store, admin, table_name):
+    admin.execute(f"CREATE TABLE {table_name}_order ()")
+    with pytest.raises(ForeignTableError):
+        await store.create_view(task_returning(Order), index=["count"])
+    assert indexes_of(admin, table_name) == []
+
+
+@pytest.mark.timeout(60)
+async def test_any_number_of_processes_may_make_the_same_view_at_once(dsn, admin, table_name):
+    async def make():
+        async with ResultStore(dsn, table_name=table_name) as store:
+            return await store.create_view(task_returning(Order), index=["count", "total"])
+
+    assert set(await asyncio.gather(*[make() for _ in range(10)])) == {f"{table_name}_order"}
+    assert len(indexes_of(admin, table_name)) == 2
 
 
 @pytest.mark.parametrize("annotation", [None, "Nowhere"])

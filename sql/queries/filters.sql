@@ -75,13 +75,58 @@ result.{column} @@ %({value})s::jsonpath
 -- An SQL/JSON path finds something in a JSON column.
 result.{column} @? %({value})s::jsonpath
 
+-- path_predicate_on_times --
+-- Likewise where it compares times, with and without a zone.
+jsonb_path_match_tz(result.{column}, %({value})s::jsonpath, silent => true)
+
+-- path_selection_on_times --
+-- Likewise.
+jsonb_path_exists_tz(result.{column}, %({value})s::jsonpath, silent => true)
+
 -- path_test --
 -- An SQL/JSON path with variables is true of a JSON column.
 jsonb_path_match_tz(result.{column}, %({path})s::jsonpath, %({variables})s::jsonb, true)
 
+-- comparison --
+-- What an SQL/JSON path finds compares so with a value of an SQL type, where it can be read as one.
+EXISTS (SELECT FROM jsonb_path_query(result.{column}, %({path})s::jsonpath, silent => true) AS found (item)
+        WHERE {item} {operator} %({value})s::{cast})
+
+-- found_item --
+-- What the path has found.
+found.item
+
+-- equal --
+-- The same.
+=
+
+-- less --
+-- Before it.
+<
+
+-- less_or_equal --
+-- Before it, or the same.
+<=
+
+-- greater --
+-- Behind it.
+>
+
+-- greater_or_equal --
+-- Behind it, or the same.
+>=
+
 -- same_json --
 -- What stands at a place in a JSON column is this.
 result.{column} #> %({path})b::text[] = %({value})s::jsonb
+
+-- every_row --
+-- No condition at all.
+true
+
+-- no_row --
+-- What nothing fulfils.
+false
 
 -- conjunction --
 -- Both.

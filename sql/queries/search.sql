@@ -29,7 +29,7 @@ LIMIT %(limit)s::bigint
 -- What a page hands on to the columns of a record.
 result.task_id, result.task_name, result.worker, result.status, result.log, result.execution_time,
        result.queued_at, result.started_at, result.finished_at, result.expires_at,
-       result.serializer, result.types, result.pickled,
+       result.serializer, result.types, {pickled},
        {return_value}, {error}, {args}, {kwargs}, {labels}
 
 -- loaded --
@@ -39,6 +39,10 @@ result.{column}
 -- left_out --
 -- A column that is not.
 NULL::jsonb AS {column}
+
+-- pickles_left_out --
+-- The pickles, where no value is loaded.
+NULL::bytea AS {column}
 
 -- progress_loaded --
 -- The progress of each task.
@@ -55,10 +59,6 @@ result.{column}, result.task_id
 -- descending --
 -- Largest first, and so NULLs before all else.
 result.{column} DESC, result.task_id DESC
-
--- from_the_start --
--- The first page.
-true
 
 -- beyond_ascending --
 -- Rows that follow one, walking upwards.

@@ -13,6 +13,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    NewType,
     Union,
     get_args,
     get_origin,
@@ -20,8 +21,10 @@ from typing import (
 )
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 from typing_extensions import is_typeddict
+
+from taskiq_pg_json.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +42,7 @@ _KINDS: dict[type, str] = {
     UUID: "uuid",
 }
 _UNIONS = (Union, types.UnionType)
+_QUALIFIERS = frozenset({"Required", "NotRequired", "ReadOnly", "Final"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,11 @@ class FieldColumn:
 
 
 def columns_of(annotation: object) -> list[FieldColumn]:
-    """Return a column for each field of a dataclass, model or TypedDict; else one for the value."""
+    """Return a column for each field of a dataclass, model or TypedDict; else one for the value.
+
+    Raises:
+        ConfigurationError: the annotations of the fields cannot be resolved.
+    """
     fields = _fields(_bare(annotation))
     if not fields:
         return [FieldColumn(None, kind_of(annotation))]
@@ -73,22 +81,34 @@ def kind_of(annotation: object) -> str:
 
 
 def _common_kind(values: Any) -> str:  # noqa: ANN401 - of an enum or Literal, any
-    kinds = {_KINDS.get(type(value), "jsonb") for value in values}
+    kinds = {_kind_of_value(value) for value in values if value is not None}
     return kinds.pop() if len(kinds) == 1 else "jsonb"
 
 
+def _kind_of_value(value: object) -> str:
+    return _KINDS.get(type(value.value if isinstance(value, Enum) else value), "jsonb")
+
+
 def _bare(annotation: object) -> Any:  # noqa: ANN401 - any annotation
-    """Without ``Annotated`` and ``Optional``."""
-    while True:
-        if get_origin(annotation) is Annotated:
-            annotation = get_args(annotation)[0]
-            continue
-        if get_origin(annotation) in _UNIONS:
-            members = [member for member in get_args(annotation) if member is not types.NoneType]
-            if len(members) == 1:
-                annotation = members[0]
-                continue
-        return annotation
+    """Without ``Annotated``, ``Optional`` and other wraps, which change nothing of the JSON."""
+    while (inner := _inner(annotation)) is not None:
+        annotation = inner
+    return annotation
+
+
+def _inner(annotation: Any) -> object | None:  # noqa: ANN401 - any annotation
+    """Return what an annotation wraps; None where it wraps nothing."""
+    origin = get_origin(annotation)
+    if origin is Annotated or getattr(origin, "_name", None) in _QUALIFIERS:
+        return get_args(annotation)[0]  # type: ignore[no-any-return] # an annotation again
+    if origin in _UNIONS:
+        members = [member for member in get_args(annotation) if member is not types.NoneType]
+        return members[0] if len(members) == 1 else None
+    if isinstance(annotation, NewType):
+        return annotation.__supertype__
+    if not isinstance(annotation, type):
+        return getattr(annotation, "__value__", None)  # of an alias, as ``type`` makes it
+    return annotation.model_fields["root"].annotation if issubclass(annotation, RootModel) else None
 
 
 def _fields(annotation: Any) -> Mapping[str, object]:  # noqa: ANN401 - any annotation
@@ -98,16 +118,16 @@ def _fields(annotation: Any) -> Mapping[str, object]:  # noqa: ANN401 - any anno
     if issubclass(cls, BaseModel):
         return {name: field.annotation for name, field in cls.model_fields.items()}
     if dataclasses.is_dataclass(cls):
-        hints = get_type_hints(cls, include_extras=True)
+        hints = _hints(cls)
         return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-    if is_typeddict(cls):
-        return {
-            name: get_args(hint)[0] if _is_qualified(hint) else hint
-            for name, hint in get_type_hints(cls, include_extras=True).items()
-        }
-    return {}
+    return _hints(cls) if is_typeddict(cls) else {}
 
 
-def _is_qualified(hint: object) -> bool:
-    """Whether it is ``Required[…]``, ``NotRequired[…]`` or ``ReadOnly[…]``."""
-    return getattr(get_origin(hint), "_name", None) in {"Required", "NotRequired", "ReadOnly"}
+def _hints(cls: type) -> Mapping[str, object]:
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except NameError as error:
+        raise ConfigurationError(
+            f"The annotations of {cls.__qualname__} cannot be resolved, so that its fields cannot "
+            f"be columns: {error}."
+        ) from error

@@ -68,7 +68,7 @@ class Order:
         way round, for no single range of an index holds both.
         """
         if cursor is None:
-            return [compose("from_the_start")]
+            return [compose("every_row")]
         if cursor.value is None:
             nulls = fragments.render(
                 f"nulls_beyond_{self._direction}", column=self.column, task_id=cursor.task_id
@@ -126,7 +126,7 @@ class Cursor:
             column, descending, value, task_id, backwards = parts
             cursor = Cursor(Order(column, descending is True), value, task_id, backwards is True)
             cursor._check()
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise FilterError(
                 f"cursor={text!r} is no cursor: give a page's next_cursor or previous_cursor."
             ) from error
@@ -156,6 +156,7 @@ class Cursor:
             if datetime.fromisoformat(self.value).tzinfo is None:  # type: ignore[arg-type]
                 raise ValueError
         elif cast == "float8":
-            float(self.value)
+            if not isinstance(self.value, float):
+                raise TypeError
         elif self.value != self.task_id:
             raise ValueError

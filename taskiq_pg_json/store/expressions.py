@@ -7,37 +7,46 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
-from functools import reduce
-from operator import or_
 from typing import TYPE_CHECKING, NoReturn
 
 from taskiq_pg_json.errors import FilterError
+from taskiq_pg_json.store.fragments import compose, read_as
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from taskiq_pg_json.store.fragments import Fragments
 
-_NUMERIC = (
-    '{place} ? (@.type() == "number") {operator} $value'
-    ' || {place} ? (@.type() == "string").double() {operator} $value'
-)
-_MOMENT = "{place}.datetime() {operator} $value.datetime()"
-_TEXT = "{place} {operator} $value"
+_STRICT = "strict {place}"
+_EXISTS = "strict exists({place})"
+_FULFILS = "strict exists({place} ? ({predicate}))"
+_EQUALS = "@ == $value"
+_TIME = "@.datetime() {operator} $value.datetime()"
+_TEXT = "@ {operator} $value"
+_OPERATORS = {
+    "==": "equal",
+    "<": "less",
+    "<=": "less_or_equal",
+    ">": "greater",
+    ">=": "greater_or_equal",
+}
+_MOST_DIGITS = 1_000  # as the fragment as_numeric reads them
 
 
 class Condition:
     """A condition on the JSON columns of a row. Join them with ``&``, ``|`` and ``~``."""
 
     def __and__(self, other: Condition) -> Condition:
-        return _Both(self, other)
+        if not isinstance(other, Condition):
+            return NotImplemented
+        return _All((*_parts(_All, self), *_parts(_All, other)))
 
     def __or__(self, other: Condition) -> Condition:
-        return _Either(self, other)
+        if not isinstance(other, Condition):
+            return NotImplemented
+        return _Any((*_parts(_Any, self), *_parts(_Any, other)))
 
     def __invert__(self) -> Condition:
         return _Not(self)
@@ -58,7 +67,8 @@ class Place:
     """A place in a JSON column: the column itself, a key, an index, or each element of an array.
 
     Numbers compare with numbers and with the text of Decimals; dates and times by the moment;
-    other values as they are stored. A place that is not there fulfils nothing.
+    other values as they are stored. A place that is not there fulfils nothing, and an array is
+    looked into by ``each`` and by index alone.
     """
 
     column: str
@@ -105,10 +115,9 @@ class Place:
 
     def in_(self, values: Iterable[object]) -> Condition:
         """Whether any of these stands here."""
-        conditions = [self == value for value in values]
-        if not conditions:
-            raise FilterError(f"F.{self.column}….in_() of nothing: give at least one value.")
-        return reduce(or_, conditions)
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise FilterError(f"F.{self.column}….in_({values!r}): give a list of values.")
+        return _Any(tuple(self == value for value in values))
 
     def contains(self, value: object) -> Condition:
         """Whether what stands here contains this, in the sense of PostgreSQL's ``@>``."""
@@ -116,19 +125,25 @@ class Place:
 
     def exists(self) -> Condition:
         """Whether anything stands here, be it null."""
-        return _Test(self, f"exists({self.path()})")
+        return _Test(self, _EXISTS.format(place=self.path()))
 
     def startswith(self, prefix: str) -> Condition:
         """Whether a text that begins so stands here."""
-        return _Test(self, f"{self.path()} starts with $value", prefix)
+        self._check_text(prefix)
+        return _fulfils(self, "@ starts with $value", prefix)
 
     def matches(self, pattern: str) -> Condition:
         """Whether a text stands here in which this regular expression is found."""
-        return _Test(self, f"{self.path()} like_regex {json.dumps(pattern)}")
+        self._check_text(pattern)
+        return _fulfils(self, f"@ like_regex {json.dumps(pattern)}")
 
     def path(self) -> str:
-        """Return the place as an SQL/JSON path."""
-        return "$" + "".join(map(_step, self.steps))
+        """Return the place as an SQL/JSON path for strict mode.
+
+        Lax mode would look into arrays by itself and take any value for an array of it. In strict
+        mode a step that cannot be taken makes the whole path unknown, so that each asks first.
+        """
+        return "$" + "".join(f" ? (exists(@{step})){step}" for step in map(_step, self.steps))
 
     def around(self, encoded: str) -> str:
         """Return JSON that contains a value at this place and nothing else."""
@@ -138,6 +153,10 @@ class Place:
             else:
                 encoded = f"[{encoded}]"
         return encoded
+
+    def _check_text(self, value: object) -> None:
+        if not isinstance(value, str):
+            raise FilterError(f"F.{self.column}…: {value!r} is no text (str).")
 
 
 class _Columns:
@@ -154,21 +173,19 @@ F = _Columns()
 
 
 @dataclass(frozen=True, eq=False)
-class _Both(Condition):
-    left: Condition
-    right: Condition
+class _All(Condition):
+    conditions: tuple[Condition, ...]
 
     def render(self, fragments: Fragments) -> str:
-        return fragments.all_of([self.left.render(fragments), self.right.render(fragments)])
+        return fragments.all_of([condition.render(fragments) for condition in self.conditions])
 
 
 @dataclass(frozen=True, eq=False)
-class _Either(Condition):
-    left: Condition
-    right: Condition
+class _Any(Condition):
+    conditions: tuple[Condition, ...]
 
     def render(self, fragments: Fragments) -> str:
-        return fragments.any_of([self.left.render(fragments), self.right.render(fragments)])
+        return fragments.any_of([condition.render(fragments) for condition in self.conditions])
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +217,8 @@ class _Test(Condition):
 
     def render(self, fragments: Fragments) -> str:
         column = self.place.column
-        return _test(fragments, column, self.path, fragments.json(column, self.value))
+        variables = f'{{"value":{fragments.json(column, self.value)}}}'
+        return fragments.render("path_test", column=column, path=self.path, variables=variables)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +239,7 @@ class _Equality(Condition):
         elif encoded[:1] in {"{", "["}:
             raise FilterError("Each element == an object or array: use .each.contains(…).")
         else:
-            path = f"{self.place.path()} == $value"
-            same = _test(fragments, column, path, encoded)
+            same = _fulfils(self.place, _EQUALS, self.value).render(fragments)
         return fragments.all_of([contained, same])
 
 
@@ -233,27 +250,55 @@ class _Comparison(Condition):
     value: object
 
     def render(self, fragments: Fragments) -> str:
-        column = self.place.column
         value = self.value
-        if isinstance(value, Decimal):
-            encoded = format(value, "f")
-        else:
-            encoded = fragments.json(column, value)
-        path = self._form(encoded).format(place=self.place.path(), operator=self.operator)
-        return _test(fragments, column, path, encoded)
-
-    def _form(self, encoded: str) -> str:
-        value = self.value
-        if isinstance(value, date | time):
-            return _MOMENT
         if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-            if math.isfinite(value):
-                return _NUMERIC
-        elif encoded[:1] == '"' and not isinstance(value, timedelta):
-            return _TEXT
-        raise FilterError(
-            f"{self.operator} {value!r}: only finite numbers, texts, dates and times compare."
+            return self._cast(fragments, "numeric", self._number(value))
+        if isinstance(value, date):
+            return self._cast(fragments, "timestamptz", value.isoformat())
+        encoded = fragments.json(self.place.column, value)
+        if encoded[:1] != '"' or isinstance(value, timedelta):
+            raise self._refusal()
+        form = _TIME if isinstance(value, time) else _TEXT
+        predicate = form.format(operator=self.operator)
+        return _fulfils(self.place, predicate, value).render(fragments)
+
+    def _cast(self, fragments: Fragments, cast: str, value: str) -> str:
+        """Compare what stands there as a value of an SQL type: no type of JSON is exact."""
+        return fragments.render(
+            "comparison",
+            column=self.place.column,
+            cast=cast,
+            operator=compose(_OPERATORS[self.operator]),
+            item=read_as(cast, compose("found_item")),
+            path=_STRICT.format(place=self.place.path()),
+            value=value,
         )
+
+    def _number(self, value: float | Decimal) -> str:
+        if isinstance(value, Decimal):
+            number = value
+        else:
+            number = Decimal(int(value) if isinstance(value, int) else repr(float(value)))
+        if not number.is_finite():
+            raise self._refusal()
+        if abs(number.adjusted()) >= _MOST_DIGITS:
+            raise FilterError(f"{self.operator} a number of more than {_MOST_DIGITS} digits.")
+        return str(number)
+
+    def _refusal(self) -> FilterError:
+        return FilterError(
+            f"{self.operator} {self.value!r}: only finite numbers, texts, dates and times compare."
+        )
+
+
+def _fulfils(place: Place, predicate: str, value: object = None) -> Condition:
+    """Whether what stands at a place fulfils a predicate of SQL/JSON path."""
+    return _Test(place, _FULFILS.format(place=place.path(), predicate=predicate), value)
+
+
+def _parts(kind: type[_All | _Any], condition: Condition) -> tuple[Condition, ...]:
+    """Return what a condition joins in this way, so that many are joined in one."""
+    return condition.conditions if isinstance(condition, kind) else (condition,)
 
 
 def _step(step: str | int | None) -> str:
@@ -262,7 +307,3 @@ def _step(step: str | int | None) -> str:
     if isinstance(step, str):
         return f".{json.dumps(step)}"
     return f"[{step}]" if step >= 0 else f"[last - {-step - 1}]"
-
-
-def _test(fragments: Fragments, column: str, path: str, value: str) -> str:
-    return fragments.render("path_test", column=column, path=path, variables=f'{{"value":{value}}}')

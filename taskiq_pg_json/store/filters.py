@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -64,6 +66,7 @@ class FilterArguments(TypedDict, total=False):
 _FILTERS = frozenset(FilterArguments.__annotations__)
 _JSON_COLUMNS = ("return_value", "args", "kwargs", "labels")
 _ERROR_FILTERS = ("error_type", "message", "fingerprint")
+_TIME_METHOD = re.compile(r"\.\s*(date|time)(time|stamp)?(_tz)?\s*\(")
 _ENDED = frozenset({Status.SUCCESS, Status.FAILURE})
 
 
@@ -83,7 +86,7 @@ class Filters:
     paths: Mapping[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.given) - _FILTERS)
+        unknown = sorted(map(str, set(self.given) - _FILTERS))
         if unknown:
             raise FilterError(
                 f"{', '.join(unknown)}: no such filter; there are {', '.join(sorted(_FILTERS))}."
@@ -91,16 +94,16 @@ class Filters:
 
     @property
     def task_names(self) -> list[str]:
-        """The tasks asked for, each once; none where it may be any."""
+        """The tasks asked for, each once; none also where it may be any."""
         return list(dict.fromkeys(_texts("task_name", self.given.get("task_name", ()))))
 
     @property
     def statuses(self) -> frozenset[Status]:
-        """The statuses that rows can have; none where it may be any."""
-        statuses = frozenset(map(_as_status, _several(self.given.get("status", ()))))
-        if not statuses and any(name in self.given for name in _ERROR_FILTERS):
-            return frozenset({Status.FAILURE})
-        return statuses
+        """The statuses that rows can have; none also where it may be any."""
+        if "status" in self.given:
+            return frozenset(map(_as_status, _several(self.given["status"])))
+        about_errors = any(name in self.given for name in _ERROR_FILTERS)
+        return frozenset({Status.FAILURE}) if about_errors else frozenset()
 
     @property
     def must_have_ended(self) -> bool:
@@ -112,8 +115,9 @@ class Filters:
 
     def render(self, fragments: Fragments, *, each_task: bool = False) -> str:
         """Return the SQL of all filters; with ``each_task`` the task is another query's."""
-        conditions = [*self._tasks(fragments, each_task=each_task), *self._rest(fragments)]
-        return fragments.all_of(conditions) if conditions else compose("from_the_start")
+        return fragments.all_of(
+            [*self._tasks(fragments, each_task=each_task), *self._rest(fragments)]
+        )
 
     def visible(self, fragments: Fragments, *, each_task: bool = False) -> str:
         """Return the SQL of all filters, of rows that have not expired."""
@@ -126,7 +130,7 @@ class Filters:
             yield compose("each_task")
         elif len(names) == 1:
             yield fragments.render("task_name", value=names[0])
-        elif names:
+        elif "task_name" in self.given:
             yield fragments.render("task_names", value=names)
 
     def _rest(self, fragments: Fragments) -> Iterator[str]:
@@ -143,6 +147,8 @@ class Filters:
             yield where.render(fragments)
         elif where is not None:
             kind = "path_predicate" if self.paths[where] else "path_selection"
+            if _TIME_METHOD.search(where):
+                kind = f"{kind}_on_times"
             yield fragments.render(kind, column="return_value", value=where)
         excluded = self.given.get("exclude")
         if excluded:
@@ -152,7 +158,7 @@ class Filters:
         statuses = self.statuses
         if statuses == {Status.FAILURE}:
             yield compose("failed")
-        elif statuses:
+        elif "status" in self.given:
             yield fragments.render("status", value=sorted(map(str, statuses)))
         if self.must_have_ended:
             yield compose("finished")
@@ -164,14 +170,18 @@ def paths_of(given: FilterArguments) -> set[str]:
     """Return the SQL/JSON paths among filters, which only the server can judge.
 
     Raises:
-        FilterError: a ``where`` that is neither text nor a condition.
+        FilterError: a ``where`` that is neither text nor a condition, or an ``exclude`` that is
+            no dict.
     """
     where = given.get("where")
     if not isinstance(where, str | Condition | None):
         raise FilterError(
             f"where={where!r}: give an SQL/JSON path (str) or a condition made with F."
         )
-    inner = paths_of(given["exclude"]) if given.get("exclude") else set()
+    excluded = given.get("exclude")
+    if not isinstance(excluded, Mapping | None):
+        raise FilterError(f"exclude={excluded!r}: give filters, as a dict.")
+    inner = paths_of(excluded) if excluded else set()
     return {where, *inner} if isinstance(where, str) else inner
 
 
@@ -212,7 +222,10 @@ def _as_status(value: object) -> Status:
 def moment(name: str, value: object) -> datetime:
     """Return a moment that was given as one, or as a timedelta back from now."""
     if isinstance(value, timedelta):
-        return datetime.now(timezone.utc) - value
+        try:
+            return datetime.now(timezone.utc) - value
+        except OverflowError as error:
+            raise FilterError(f"{name}={value!r} is too far back, or ahead.") from error
     if not isinstance(value, datetime):
         raise FilterError(
             f"{name}={value!r}: give an aware datetime, or a timedelta back from now."
@@ -228,9 +241,12 @@ def moment(name: str, value: object) -> datetime:
 def _seconds(name: str, value: object) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise FilterError(f"{name}={value!r}: give seconds, or a timedelta.")
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
+            return float(value)
+    except OverflowError:
+        pass
+    raise FilterError(f"{name}={value!r}: give seconds, or a timedelta.")
 
 
 _SIMPLE: Mapping[str, Callable[[str, object], object]] = {

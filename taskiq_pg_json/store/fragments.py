@@ -10,12 +10,13 @@ from taskiq_pg_json.errors import FilterError, SerializationError
 from taskiq_pg_json.schema import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from taskiq_pg_json.serializer.protocol import ResultSerializer
 
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_MOST_VALUES = 60_000  # PostgreSQL takes 65,535 parameters, of which a query has a few of its own
 
 
 def _escaped(character: re.Match[str]) -> str:
@@ -37,6 +38,17 @@ def compose(fragment: str, **parts: str) -> str:
     return queries()[fragment].format_map(_Unbound(parts))
 
 
+def read_as(kind: str, value: str) -> str:
+    """Return the SQL of a JSON value as a value of an SQL type; NULL where it cannot be one."""
+    return compose(
+        f"as_{kind}",
+        value=value,
+        text=compose("json_text", value=value),
+        day=compose("day_of_the_calendar"),
+        digits=compose("up_to_nine_digits"),
+    )
+
+
 class Fragments:
     """The fragments of one statement and the values that they bind.
 
@@ -49,26 +61,43 @@ class Fragments:
         self.values: dict[str, object] = {}
 
     def bind(self, value: object) -> str:
-        """Bind a value; the name of its parameter."""
+        """Bind a value; the name of its parameter.
+
+        Raises:
+            FilterError: there are more values than one statement can have.
+        """
+        if len(self.values) >= _MOST_VALUES:
+            raise FilterError("The filters have too many values: ask for fewer at a time.")
         parameter = f"filter_{len(self.values)}"
         self.values[parameter] = value
         return parameter
 
-    def render(self, fragment: str, *, column: str = "", cast: str = "", **values: object) -> str:
+    def render(
+        self,
+        fragment: str,
+        *,
+        column: str = "",
+        cast: str = "",
+        operator: str = "",
+        item: str = "",
+        **values: object,
+    ) -> str:
         """Return the SQL of a fragment with a value bound at each of its parameters.
 
-        ``column`` and ``cast`` come from lists of this package's own, never from a caller.
+        The named parts come from lists of this package's own, never from a caller.
         """
         parameters = {name: self.bind(value) for name, value in values.items()}
-        return compose(fragment, column=column, cast=cast, **parameters)
+        return compose(
+            fragment, column=column, cast=cast, operator=operator, item=item, **parameters
+        )
 
-    def all_of(self, conditions: Iterable[str]) -> str:
-        """Return the SQL of conditions that must all hold; there is at least one."""
-        return self._fold("conjunction", conditions)
+    def all_of(self, conditions: Sequence[str]) -> str:
+        """Return the SQL of conditions that must all hold; all rows fulfil none."""
+        return self._joined("conjunction", conditions) if conditions else compose("every_row")
 
-    def any_of(self, conditions: Iterable[str]) -> str:
-        """Return the SQL of conditions of which one must hold; there is at least one."""
-        return self._fold("disjunction", conditions)
+    def any_of(self, conditions: Sequence[str]) -> str:
+        """Return the SQL of conditions of which one must hold; no row fulfils none."""
+        return self._joined("disjunction", conditions) if conditions else compose("no_row")
 
     def none_of(self, condition: str) -> str:
         """Return the SQL of a condition that must not hold, be it false or NULL."""
@@ -91,8 +120,13 @@ class Fragments:
             )
         return _NOT_ASCII.sub(_escaped, encoded.columns[column].decode())
 
-    def _fold(self, fragment: str, conditions: Iterable[str]) -> str:
-        first, *others = conditions
-        for other in others:
-            first = compose(fragment, left=first, right=other)
-        return first
+    def _joined(self, fragment: str, conditions: Sequence[str]) -> str:
+        """Join in halves: the server's stack bounds how deep parentheses go."""
+        if len(conditions) == 1:
+            return conditions[0]
+        middle = len(conditions) // 2
+        return compose(
+            fragment,
+            left=self._joined(fragment, conditions[:middle]),
+            right=self._joined(fragment, conditions[middle:]),
+        )

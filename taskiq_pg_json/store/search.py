@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,7 +15,7 @@ from taskiq_pg_json.store.fragments import Fragments, compose
 from taskiq_pg_json.store.tasks import coercing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from taskiq_pg_json.records import Decode, TaskRecord
     from taskiq_pg_json.serializer.protocol import ResultSerializer
@@ -57,14 +58,20 @@ class View:
     Attributes:
         task: the task whose return annotation types plain values.
         load: the columns to load; None for all.
+
+    Raises:
+        FilterError: there is no such column.
     """
 
     task: Task[Any] | None = None
     load: Collection[LoadedColumn] | None = None
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.load or ()) - set(_LOADED_COLUMNS))
-        if unknown or isinstance(self.load, str):
+        if self.load is not None and not (
+            isinstance(self.load, Collection)
+            and not isinstance(self.load, str)
+            and all(column in _LOADED_COLUMNS for column in self.load)
+        ):
             raise FilterError(
                 f"load={self.load!r}: give some of {', '.join(_LOADED_COLUMNS)}, as a list; the "
                 "other columns are always loaded."
@@ -122,15 +129,18 @@ class Searcher:
         walked = order.reversed() if backwards else order
         filters = await self.filters(given, view.task)
         fragments = Fragments(self._serializer)
-        rows: list[Any] = []
+        rows: dict[str, Any] = {}  # by task id: a task that ends meanwhile is at both positions
+        more = False
         for position in walked.positions(fragments, start):
             missing = limit + 1 - len(rows)
-            if missing:
+            if not more:
                 query = _query(fragments, filters, view, walked, position)
                 values = {**fragments.values, "task_names": filters.task_names, "limit": missing}
-                rows += await self._runner.fetch(query, values, timeout)
-        records = [view.record(self._reader, columns) for columns in rows[:limit]]
-        more = len(rows) > limit
+                found = await self._runner.fetch(query, values, timeout)
+                more = len(found) == missing
+                for columns in found:
+                    rows.setdefault(columns[0], columns)
+        records = [view.record(self._reader, columns) for columns in list(rows.values())[:limit]]
         return _as_page(records[:: -1 if backwards else 1], order, start, more=more)
 
     async def stream(
@@ -163,6 +173,8 @@ class Searcher:
             FilterError: one that cannot work.
         """
         if task is not None:
+            if not isinstance(getattr(task, "task_name", None), str):
+                raise FilterError(f"task={task!r} is no task; its name is given as task_name=.")
             if "task_name" in given:
                 raise FilterError("task= and task_name= say the same: give one of them.")
             given = {**given, "task_name": task.task_name}
@@ -176,9 +188,12 @@ def _query(fragments: Fragments, filters: Filters, view: View, order: Order, pos
         column: compose("loaded" if view.loads(column) else "left_out", column=column)
         for column in _JSON_COLUMNS
     }
+    # Any value may be in the pickles of its row.
+    loads_values = any(map(view.loads, _JSON_COLUMNS))
+    pickled = compose("loaded" if loads_values else "pickles_left_out", column="pickled")
     page = compose(
         "page",
-        page_columns=compose("page_columns", **columns),
+        page_columns=compose("page_columns", **columns, pickled=pickled),
         conditions=filters.visible(fragments, each_task=several),
         position=position,
         order=order.sql(),

@@ -8,7 +8,7 @@ import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -88,7 +88,7 @@ def _coerced(value: object, task: Task[object]) -> object:
         return value
     try:
         return adapter.validate_python(value)
-    except ValidationError as error:
+    except Exception as error:  # noqa: BLE001 - a validator of the user's may raise anything
         logger.warning("A result of %s does not fit its annotation: %s", task.task_name, error)
         return value
 

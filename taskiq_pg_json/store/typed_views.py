@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import sql
+from psycopg import AsyncClientCursor, IsolationLevel, sql
 
 from taskiq_pg_json.errors import ConfigurationError, ForeignTableError
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.schema.names import MAX_IDENTIFIER_BYTES
 from taskiq_pg_json.store.columns import FieldColumn, columns_of
+from taskiq_pg_json.store.fragments import compose, read_as
 from taskiq_pg_json.store.tasks import return_type
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from taskiq_pg_json.schema import Names
     from taskiq_pg_json.store.connections import Connection, Connections
     from taskiq_pg_json.store.tasks import Task
 
 _OWN_COLUMNS = frozenset({"task_id", "finished_at", "execution_time"})
+_LOCK_POLL = 0.05  # seconds
 _UNINDEXABLE = frozenset({"timestamptz", "date", "interval", "jsonb"})
 
 
@@ -41,25 +47,21 @@ class TypedViews:
             ForeignTableError: something else bears the view's name.
         """
         annotation = return_type(task.original_func)
-        if annotation in {inspect.Signature.empty, type(None)}:
+        if annotation is inspect.Signature.empty or annotation is NoneType:
             raise ConfigurationError(
                 f"The task {task.task_name} has no return annotation that can be resolved, so that "
                 "there is nothing to make columns of: annotate what it returns."
             )
-        view = _View(self._names, task.task_name, name, _named(columns_of(annotation)))
-        indexes = {view.index_name(field): view.indexed(field) for field in index}
+        columns = _named(columns_of(annotation))
+        wanted = _indexed(columns, index)
+        view = _View(self._names, task.task_name, name, columns | wanted)
+        indexes = {view.index_name(field): _expression(wanted[field]) for field in wanted}
 
         async def operation(connection: Connection) -> None:
-            await self._check_owner(connection, view)
-            try:
-                await connection.execute(view.statement("create_typed_view"))
-            except psycopg.errors.InvalidTableDefinition:
-                # The fields have changed: only new columns at the end can be had by replacing.
+            async with self._alone():
                 async with connection.transaction():
-                    await connection.execute(view.statement("drop_typed_view"))
-                    await connection.execute(view.statement("create_typed_view"))
-            await connection.execute(view.statement("comment_typed_view"))
-            await self._keep_indexes(connection, view, indexes)
+                    await self._replace(connection, view)
+                await self._keep_indexes(connection, view, indexes)
 
         await self._connections.run(operation)
         return view.name
@@ -69,13 +71,45 @@ class TypedViews:
         view = _View(self._names, task.task_name, name, {})
 
         async def operation(connection: Connection) -> bool:
-            await self._keep_indexes(connection, view, {})
-            if not await self._check_owner(connection, view):
-                return False
-            await connection.execute(view.statement("drop_typed_view"))
-            return True
+            async with self._alone():
+                is_there = await self._check_owner(connection, view)
+                if is_there:
+                    await connection.execute(view.statement("drop_typed_view"))
+                await self._keep_indexes(connection, view, {})
+                return is_there
 
         return await self._connections.run(operation)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Keep others from changing the views of this table, whichever process they are in.
+
+        The lock has a connection of its own, for an index that is built concurrently allows no
+        transaction around it; nor would it end while one waits for a lock or holds a snapshot, as
+        the last statement with bound parameters does.
+        """
+        values = {"schema": self._names.schema, "table": self._names.table}
+        async with await self._connections.connect() as connection:
+            await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
+            while True:
+                async with connection.transaction():
+                    cursor = AsyncClientCursor(connection)
+                    await cursor.execute(queries()["schema_lock"].encode(), values)
+                    if await cursor.fetchone() == (True,):
+                        yield
+                        return
+                await asyncio.sleep(_LOCK_POLL)
+
+    async def _replace(self, connection: Connection, view: _View) -> None:
+        await self._check_owner(connection, view)
+        try:
+            async with connection.transaction():
+                await connection.execute(view.statement("create_typed_view"))
+        except psycopg.errors.InvalidTableDefinition:
+            # The fields have changed: only new columns at the end can be had by replacing.
+            await connection.execute(view.statement("drop_typed_view"))
+            await connection.execute(view.statement("create_typed_view"))
+        await connection.execute(view.statement("comment_typed_view"))
 
     async def _check_owner(self, connection: Connection, view: _View) -> bool:
         """Whether the view is there.
@@ -102,7 +136,7 @@ class TypedViews:
             queries()["field_indexes"].encode(),
             {
                 "table": self._names.relation().as_string(),
-                "comment": view.comment,
+                "comment": view.index_comment,
                 "wanted": list(wanted),
             },
         )
@@ -135,6 +169,8 @@ class _View:
     columns: Mapping[str, FieldColumn]
 
     def __post_init__(self) -> None:
+        _check_name(f"name={self.suffix!r}", self.suffix)
+        _check_name(f"name={self.suffix!r}", self.relation_name)
         if self.relation_name in self.names.companions():
             raise ConfigurationError(
                 f"name={self.suffix!r}: {self.relation_name} is one of the store's own views; give "
@@ -171,6 +207,11 @@ class _View:
         """What tells the view from others."""
         return f"taskiq-pg-json: the results of the task {self.task_name}."
 
+    @property
+    def index_comment(self) -> str:
+        """What tells the view's indexes from others, those of the task's other views included."""
+        return f"{self.comment} Serves the view {self.relation_name}."
+
     def statement(self, query: str, **parts: sql.Composable) -> sql.Composed:
         """Return a statement about the view."""
         columns = [
@@ -184,62 +225,84 @@ class _View:
             columns=sql.SQL(", ").join(columns),
             task_name=sql.Literal(self.task_name),
             comment=sql.Literal(self.comment),
+            index_comment=sql.Literal(self.index_comment),
             **parts,
         )
 
-    def index_name(self, field: str) -> str:
-        """Return the name of a field's index, which differs where the field's type does."""
-        column = self._column(field)
-        return self.names.derived(f"{self.suffix}_{field}_{column.kind}_idx")
+    def index_name(self, column: str) -> str:
+        """Return the name of a column's index, which differs where the column's type does."""
+        suffix = f"{self.suffix}_{column}_{self.columns[column].kind}"
+        name = self.names.derived(f"{suffix}_idx")
+        if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
+            return name
+        return self.names.derived(f"{sha256(suffix.encode()).hexdigest()[:16]}_idx")
 
-    def indexed(self, field: str) -> sql.Composed:
-        """Return the expression of a field's index.
 
-        Raises:
-            ConfigurationError: no such field, or one whose type no index can hold.
-        """
-        column = self._column(field)
+def _named(columns: Sequence[FieldColumn]) -> dict[str, FieldColumn]:
+    """Return the columns by name; one that the view has already gets ``value_`` before it."""
+    kept = {column.key for column in columns if column.key} - _OWN_COLUMNS
+    named: dict[str, FieldColumn] = {}
+    for column in columns:
+        name = column.key or "value"
+        if name not in kept or name != column.key:
+            while name in _OWN_COLUMNS or name in kept or name in named:
+                name = f"value_{name}"
+        _check_name(f"The field {column.key!r} cannot be a column", name)
+        named[name] = column
+    return named
+
+
+def _indexed(columns: Mapping[str, FieldColumn], fields: Sequence[str]) -> dict[str, FieldColumn]:
+    """Return the columns of the fields to index, by name, of types that an index can hold.
+
+    Raises:
+        ConfigurationError: no such field, or one whose type no index can hold.
+    """
+    if isinstance(fields, str):
+        raise ConfigurationError(f"index={fields!r}: give the names of fields, as a list.")
+    names = {name if column.key is None else column.key: name for name, column in columns.items()}
+    indexed = {}
+    for field in fields:
+        if field not in names:
+            raise ConfigurationError(
+                f"index: the task returns no field {field!r}; there are {', '.join(names)}."
+            )
+        name = names[field]
+        column = columns[name]
         if column.kind in _UNINDEXABLE:
             raise ConfigurationError(
                 f"index: the field {field} is of the SQL type {column.kind}, whose value may "
                 "depend on a session's settings, so that PostgreSQL cannot index it: search for it "
                 "with return_value= or where=, which have an index."
             )
-        return _expression(column)
-
-    def _column(self, field: str) -> FieldColumn:
-        if field not in self.columns:
-            raise ConfigurationError(
-                f"index: {self.task_name} returns no field {field!r}; there are "
-                f"{', '.join(self.columns)}."
-            )
-        return self.columns[field]
+        # A text that is too long for its index would keep the task's result from being written.
+        indexed[name] = replace(column, kind="short_text") if column.kind == "text" else column
+    return indexed
 
 
-def _named(columns: Sequence[FieldColumn]) -> dict[str, FieldColumn]:
-    """Return the columns by name; one that the view has already gets ``value_`` before it."""
-    named = {}
-    for column in columns:
-        name = column.key or "value"
-        if name in _OWN_COLUMNS:
-            name = f"value_{name}"
-        if len(name.encode()) > MAX_IDENTIFIER_BYTES:
-            raise ConfigurationError(
-                f"The field {name} cannot be a column: PostgreSQL cuts names at "
-                f"{MAX_IDENTIFIER_BYTES} bytes."
-            )
-        named[name] = column
-    return named
+def _check_name(what: str, name: object) -> None:
+    """Raise ConfigurationError where PostgreSQL would refuse a name, or cut it."""
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"{what}: give a non-empty text.")
+    if "\0" in name:
+        raise ConfigurationError(f"{what}: {name!r} holds a NUL character.")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{what}: {name!r} is not valid Unicode text.") from error
+    if size > MAX_IDENTIFIER_BYTES:
+        raise ConfigurationError(
+            f"{what}: {name} has {size} bytes, and PostgreSQL cuts names at "
+            f"{MAX_IDENTIFIER_BYTES} bytes."
+        )
 
 
 def _expression(column: FieldColumn) -> sql.Composed:
-    if column.key is None:
-        value = _bound("whole_value")
-    else:
-        value = _bound("field_value", key=sql.Literal(column.key))
-    return _bound(f"as_{column.kind}", value=value)
+    value = compose("whole_value" if column.key is None else "field_value")
+    # The text comes from the project's own SQL files, never from a user.
+    return sql.SQL(read_as(column.kind, value)).format(key=sql.Literal(column.key))
 
 
 def _bound(query: str, **parts: sql.Composable) -> sql.Composed:
-    # The text comes from the project's own SQL files, never from a user.
+    # Likewise.
     return sql.SQL(queries()[query]).format(**parts)
