@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -44,8 +44,8 @@ class Execution:
     def end(self) -> None:
         """Note how long it took."""
         seconds = time.perf_counter() - self._begun
-        finished_at = self._begun_at + timedelta(seconds=seconds)
-        self.info = replace(self.info, execution_time=seconds, finished_at=finished_at)
+        self.info.execution_time = seconds
+        self.info.finished_at = self._begun_at + timedelta(seconds=seconds)
 
 
 def current_execution(task_id: str) -> Execution | None:

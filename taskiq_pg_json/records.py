@@ -39,7 +39,7 @@ class Status(str, Enum):
         return self.value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TaskInfo:
     """What the middleware knows of one execution of a task.
 

@@ -201,6 +201,19 @@ class TestTimeToLive:
         with pytest.raises(ResultIsMissingError):
             await backend.get_result("old")
         assert (await backend.get_result("new")).return_value == "new"
+        assert list(await backend.store.get_many(["old", "new"])) == ["new"]
+
+    async def test_a_row_that_was_set_to_stay_for_ever_is_read_as_one(
+        self, start, admin, table_name
+    ):
+        backend = await start(result_ttl=3600)
+        await backend.set_result("id", finished(1))
+        admin.execute(
+            sql.SQL("UPDATE {} SET expires_at = 'infinity'").format(sql.Identifier(table_name))
+        )
+        assert (await backend.get_result("id")).return_value == 1
+        assert (await backend.store.get("id")).expires_at is None
+        assert [record.expires_at for record in (await backend.store.search()).items] == [None]
 
     async def test_an_expired_result_may_be_written_again(self, start, admin, table_name):
         backend = await start(result_ttl=3600)
@@ -211,7 +224,14 @@ class TestTimeToLive:
         await backend.set_result("id", finished(2))
         assert (await backend.get_result("id")).return_value == 2
 
-    @pytest.mark.parametrize("ttl", [0, -1, timedelta(0), "1 day", float("nan"), 1e300])
+    async def test_a_ttl_may_be_very_long(self, start):
+        backend = await start(result_ttl=timedelta(days=5_000 * 365))
+        await backend.set_result("id", finished(1))
+        assert (await backend.store.get("id")).expires_at.year > 7_000
+
+    @pytest.mark.parametrize(
+        "ttl", [0, -1, timedelta(0), "1 day", float("nan"), 1e300, timedelta.max]
+    )
     def test_a_ttl_that_cannot_be_is_refused(self, ttl):
         with pytest.raises(ConfigurationError, match="result_ttl="):
             JsonbResultBackend(result_ttl=ttl)

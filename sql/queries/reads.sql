@@ -1,9 +1,10 @@
 -- get_results --
 -- What tasks returned or raised, of those that have ended and are no larger than asked for (NULL is
 -- any size; measured as stored, without reading the value). JSON as UTF-8 bytes, whatever the client's
--- encoding.
+-- encoding; no labels are NULL.
 SELECT wanted.id, result.status, convert_to(result.return_value::text, 'UTF8'),
-       convert_to(result.error::text, 'UTF8'), convert_to(result.labels::text, 'UTF8'),
+       convert_to(result.error::text, 'UTF8'),
+       convert_to(nullif(result.labels, '{{}}')::text, 'UTF8'),
        result.log, result.execution_time, convert_to(result.types::text, 'UTF8'), result.pickled
 FROM {batch}
 WHERE result.finished_at IS NOT NULL AND (result.expires_at > now()) IS NOT FALSE
@@ -31,7 +32,8 @@ SELECT wanted.id, {record_columns}
 FROM {batch}
 LEFT JOIN LATERAL (
     SELECT * FROM {progress} AS row WHERE row.task_id = result.task_id OFFSET 0
-) AS progress ON true;
+) AS progress ON true
+WHERE (result.expires_at > now()) IS NOT FALSE;
 
 -- results_one --
 -- The row of one task.
@@ -62,7 +64,7 @@ CROSS JOIN LATERAL (
 -- The columns of a record, in the order of the reader's fields.
 result.task_id::text, result.task_name, result.worker, result.status, result.log,
        result.execution_time, result.queued_at, result.started_at, result.finished_at,
-       result.expires_at, result.serializer,
+       nullif(result.expires_at, 'infinity'), result.serializer,
        convert_to(result.return_value::text, 'UTF8'), convert_to(result.error::text, 'UTF8'),
        convert_to(result.args::text, 'UTF8'), convert_to(result.kwargs::text, 'UTF8'),
        convert_to(result.labels::text, 'UTF8'), convert_to(result.types::text, 'UTF8'),

@@ -195,14 +195,14 @@ class MicroBatcher(Generic[ItemT, ResultT]):
                 continue
             key = self._key(item)
             size = self._size(item) if self._size is not None else 0
-            if key in self._in_flight or (key in batch and not self._last_wins):
+            earlier = batch.get(key)
+            if key in self._in_flight or (earlier is not None and not self._last_wins):
                 left.append(entry)
-            elif size > self._max_bytes and key not in batch:
+            elif size > self._max_bytes and earlier is None:
                 self._in_flight.add(key)
                 self._start(self._flush_aside({key: (item, [future])}))
             else:
-                futures = batch[key][1] if key in batch else []
-                batch[key] = (item, [*futures, future])
+                batch[key] = (item, [future] if earlier is None else [*earlier[1], future])
                 total += size
         self._waiting.extendleft(reversed(left))
         self._in_flight.update(batch)
@@ -224,7 +224,12 @@ class MicroBatcher(Generic[ItemT, ResultT]):
                 raise
         else:
             for (_, futures), result in zip(batch.values(), results, strict=True):
-                _resolve(futures, result)
+                if len(futures) == 1 and not isinstance(result, BaseException):
+                    (future,) = futures
+                    if not future.done():
+                        future.set_result(result)
+                else:
+                    _resolve(futures, result)
         finally:
             self._in_flight.difference_update(batch)
 

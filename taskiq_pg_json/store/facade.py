@@ -31,6 +31,9 @@ Migrate = Literal["auto", "verify", "off"]
 _LANES = 2
 """Statements of one kind under way at once; a third gained nothing on two cores."""
 
+_LONGEST_TTL = timedelta(days=5_000 * 365)
+"""Python's calendar ends with the year 9999."""
+
 
 class ResultStore(Searchable):
     """Reads, searches and writes the results of one table.
@@ -294,4 +297,9 @@ def _as_timedelta(ttl: float | timedelta | None) -> timedelta | None:
         raise ConfigurationError(f"result_ttl={ttl!r} is no number of seconds.") from error
     if duration <= timedelta(0):
         raise ConfigurationError(f"result_ttl={ttl!r} is not positive: results would be lost.")
+    if duration > _LONGEST_TTL:
+        raise ConfigurationError(
+            f"result_ttl={ttl!r} is more than {_LONGEST_TTL.days // 365:,} years: give None to "
+            "keep results for ever."
+        )
     return duration

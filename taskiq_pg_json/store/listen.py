@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import orjson
@@ -17,7 +17,9 @@ from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import EVERYTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+
+    from typing_extensions import Self
 
     from taskiq_pg_json.schema import Names
     from taskiq_pg_json.store.connections import Connection, Connections
@@ -31,13 +33,22 @@ _RECONNECT = 1.0  # seconds
 
 
 class Subscription:
-    """What has been heard of some tasks since the last look."""
+    """What is heard of some tasks, within a ``with`` block, since the last look."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, task_ids: Iterable[str]) -> None:
         self._listener = listener
-        self._heard = asyncio.Event()
+        self._task_ids = tuple(task_ids)
+        self._heard = False
         self._ended: set[str] = set()
         self._look_again = True
+        self._woken: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._listener.add(self, self._task_ids)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.remove(self, self._task_ids)
 
     async def changes(self, timeout: float | None = None) -> tuple[set[str], bool]:
         """Wait for news, for ``timeout`` seconds at most.
@@ -45,13 +56,11 @@ class Subscription:
         Returns the ids that have ended, and whether to look for others: because something else
         may have happened meanwhile, or because it is time to.
         """
-        poll = self._listener.poll_interval
-        due = timeout is None or timeout > poll
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._heard.wait(), poll if due else timeout)
-        silent = not self._heard.is_set()
-        ended, look_again = self._ended, self._look_again or silent
-        self._heard.clear()
+        if not self._heard:
+            poll = self._listener.poll_interval
+            await self._news(poll if timeout is None else min(timeout, poll))
+        ended, look_again = self._ended, self._look_again or not self._heard
+        self._heard = False
         self._ended, self._look_again = set(), False
         return ended, look_again
 
@@ -61,7 +70,25 @@ class Subscription:
             self._look_again = True
         else:
             self._ended.add(ended)
-        self._heard.set()
+        self._heard = True
+        if self._woken is not None:
+            _wake(self._woken)
+
+    async def _news(self, timeout: float) -> None:
+        """Return when told, or after ``timeout`` seconds; wait_for() would cost a task more."""
+        loop = asyncio.get_running_loop()
+        self._woken = loop.create_future()
+        timer = loop.call_later(timeout, _wake, self._woken)
+        try:
+            await self._woken
+        finally:
+            timer.cancel()
+            self._woken = None
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Listener:
@@ -89,23 +116,24 @@ class Listener:
         """How long, in seconds, a subscriber may go without a look."""
         return SAFETY_POLL if self._hearing.is_set() else POLL
 
-    @contextmanager
-    def subscribed(self, task_ids: Iterable[str]) -> Iterator[Subscription]:
-        """Hear of these tasks for the time of the block."""
+    def subscribed(self, task_ids: Iterable[str]) -> Subscription:
+        """Hear of these tasks for the time of a ``with`` block."""
+        return Subscription(self, task_ids)
+
+    def add(self, subscription: Subscription, task_ids: Iterable[str]) -> None:
+        """Tell the subscription of these tasks from now on."""
         if self._enabled and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._listen())
-        subscription = Subscription(self)
-        ids = list(task_ids)
-        for task_id in ids:
+        for task_id in task_ids:
             self._subscriptions[task_id].add(subscription)
-        try:
-            yield subscription
-        finally:
-            for task_id in ids:
-                subscribers = self._subscriptions[task_id]
-                subscribers.discard(subscription)
-                if not subscribers:
-                    del self._subscriptions[task_id]
+
+    def remove(self, subscription: Subscription, task_ids: Iterable[str]) -> None:
+        """Tell it no more."""
+        for task_id in task_ids:
+            subscribers = self._subscriptions[task_id]
+            subscribers.discard(subscription)
+            if not subscribers:
+                del self._subscriptions[task_id]
 
     async def close(self) -> None:
         """Close the connection."""

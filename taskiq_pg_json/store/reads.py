@@ -25,18 +25,18 @@ _FAILURE = Status.FAILURE.value
 _HEAVY_BYTES = 1 << 20  # as stored, which may be compressed
 
 
-class StoredResult(NamedTuple):
-    """The columns of ``get_results``, as they come from the server."""
-
-    task_id: str
-    status: str
-    return_value: bytes | None
-    error: bytes | None
-    labels: bytes | None
-    log: str | None
-    execution_time: float | None
-    types: bytes | None
-    pickled: bytes | None
+StoredResult = tuple[
+    str,
+    str,
+    bytes | None,
+    bytes | None,
+    bytes | None,
+    str | None,
+    float | None,
+    bytes | None,
+    bytes | None,
+]
+"""The columns of ``get_results``: a name for each would cost as much as fetching the row."""
 
 
 class StoredProgress(NamedTuple):
@@ -159,22 +159,22 @@ class Reader:
         Raises:
             ResultDecodeError: what stands in the row cannot be decoded.
         """
+        task_id, status, return_value, error, labels, log, seconds, types, pickled = stored
         columns = {}
-        if stored.return_value is not None:
-            columns["return_value"] = stored.return_value
-        if stored.error is not None:
-            columns["error"] = stored.error
-        if stored.labels is not None:
-            columns["labels"] = stored.labels
-        row = EncodedRow(columns, stored.types, stored.pickled)
-        values = self._serializer.decode(row, task_id=stored.task_id)
+        if return_value is not None:
+            columns["return_value"] = return_value
+        if error is not None:
+            columns["error"] = error
+        if labels is not None:
+            columns["labels"] = labels
+        values = self._serializer.decode(EncodedRow(columns, types, pickled), task_id=task_id)
         return Outcome(
             values.get("return_value"),
             values.get("error"),  # type: ignore[arg-type] # of that column's kind
-            stored.status == _FAILURE,
+            status == _FAILURE,
             values.get("labels", {}),  # type: ignore[arg-type] # likewise
-            stored.log,
-            stored.execution_time or 0.0,
+            log,
+            seconds or 0.0,
         )
 
     def decode_progress(self, stored: StoredProgress) -> Progress:
@@ -224,8 +224,9 @@ class Reader:
     async def _flush_results(
         self, task_ids: Sequence[str]
     ) -> Sequence[StoredResult | _Heavy | None]:
-        found: dict[str, StoredResult | _Heavy] = {}
-        found.update(await self._fetch_results(task_ids, _HEAVY_BYTES))
+        found: dict[str, StoredResult | _Heavy] = {
+            **await self._fetch_results(task_ids, _HEAVY_BYTES)
+        }
         if missing := [task_id for task_id in task_ids if task_id not in found]:
             found.update(dict.fromkeys(await self.ready_among(missing), _Heavy.RESULT))
         return [found.get(task_id) for task_id in task_ids]
@@ -235,7 +236,7 @@ class Reader:
     ) -> dict[str, StoredResult]:
         statement, values = self._get_results.of_ids(task_ids)
         rows = await self._connections.execute(statement, values | {"max_bytes": max_bytes})
-        return {row[0]: StoredResult._make(row) for row in rows}
+        return {row[0]: row for row in rows}
 
     async def _flush_ready(self, task_ids: Sequence[str]) -> Sequence[bool]:
         ready = await self.ready_among(task_ids)

@@ -57,11 +57,14 @@ class Waiter:
 
     async def is_ready(self, task_id: str, timeout: float) -> bool:
         """Whether the task has ended, after ``timeout`` seconds at most."""
-        try:
-            async for _ in self.ended([task_id], timeout):
+        deadline = time.monotonic() + timeout
+        with self._listener.subscribed([task_id]) as subscription:
+            if await self._reader.ready.submit(task_id):
                 return True
-        except WaitTimeoutError:
-            pass
+            while (left := deadline - time.monotonic()) > 0:
+                ended, look_again = await subscription.changes(left)
+                if ended or (look_again and await self._reader.ready.submit(task_id)):
+                    return True
         return False
 
     async def records(
