@@ -28,6 +28,7 @@ _FLAT = _SETTLED | {float}
 _NUMBERS = frozenset({int, float, type(None)})
 _DICTS = {dict}
 _LEVELS = 4
+_FEW = 4
 _WIDE = 16
 _LONG = 64
 _FRAME = 64
@@ -90,10 +91,11 @@ def _node_of_dict(layouts: Layouts, value: dict[str, Any], levels: int) -> dict[
     fields = {}
     for key, child in value.items():
         cls = type(child)
-        if cls not in _SETTLED:
-            node = _node(layouts, cls, child, levels - 1)
-            if node:
-                fields[key] = node
+        if cls in _SETTLED or (cls is float and child and -EXACT_BELOW < child < EXACT_BELOW):
+            continue
+        node = _node(layouts, cls, child, levels - 1)
+        if node:
+            fields[key] = node
     return {"fields": fields, **layout} if fields else layout
 
 
@@ -116,16 +118,17 @@ def _node_of_rows(
     layouts: Layouts, rows: list[dict[str, Any]], levels: int
 ) -> dict[str, object] | None:
     """What the sidecar says of each of these dicts, if it says the same of all."""
-    names = set(map(tuple, rows))
-    kinds = set(map(type, chain.from_iterable(map(dict.values, rows))))
-    if len(names) == 1 and kinds <= _FLAT:
-        if float in kinds and not are_plain(
-            [cell for row in rows for cell in row.values() if type(cell) is float]
-        ):
+    if len(rows) > _FEW:
+        names = set(map(tuple, rows))
+        kinds = set(map(type, chain.from_iterable(map(dict.values, rows))))
+        if len(names) == 1 and kinds <= _FLAT:
+            if float in kinds and not are_plain(
+                [cell for row in rows for cell in row.values() if type(cell) is float]
+            ):
+                raise _NotPlainError
+            return layouts[names.pop()]
+        if len(rows) > _WIDE:
             raise _NotPlainError
-        return layouts[names.pop()]
-    if len(rows) > _WIDE:
-        raise _NotPlainError
     nodes = [_node_of_dict(layouts, row, levels) for row in rows]
     if nodes.count(nodes[0]) < len(nodes):
         raise _NotPlainError

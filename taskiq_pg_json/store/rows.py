@@ -8,9 +8,10 @@ from datetime import datetime  # noqa: TC003 - of the fields of a NamedTuple
 from typing import TYPE_CHECKING, NamedTuple
 
 from taskiq_pg_json.errors import ResultEncodeError
+from taskiq_pg_json.records import Status
 
 if TYPE_CHECKING:
-    from taskiq_pg_json.records import Outcome, Progress, Status, TaskInfo
+    from taskiq_pg_json.records import Outcome, Progress, TaskInfo
     from taskiq_pg_json.serializer.protocol import EncodedRow, ResultSerializer
 
 logger = logging.getLogger("taskiq_pg_json")
@@ -18,6 +19,7 @@ logger = logging.getLogger("taskiq_pg_json")
 MAX_TASK_NAME_BYTES = 1000
 """With an id as long, what a B-tree of PostgreSQL holds: a third of a page."""
 
+_SUCCESS, _FAILURE = Status.SUCCESS.value, Status.FAILURE.value
 _SIDE_COLUMNS = ("args", "kwargs", "labels")
 
 
@@ -85,7 +87,7 @@ class RowEncoder:
             seconds = info.execution_time
         return _row(
             task_id,
-            outcome.status,
+            _FAILURE if outcome.is_err else _SUCCESS,
             encoded,
             info,
             log=_storable(outcome.log),
@@ -114,7 +116,7 @@ class RowEncoder:
         columns: dict[str, object] = {"labels": info.labels, **_call(info)}
         if error is not None:
             columns["error"] = error
-        return _row(task_id, status, self._encode(task_id, columns), info)
+        return _row(task_id, status.value, self._encode(task_id, columns), info)
 
     def progress(self, task_id: str, progress: Progress) -> ProgressRow:
         """Return the row of a task's progress.
@@ -148,7 +150,7 @@ class RowEncoder:
 
 def _row(
     task_id: str,
-    status: Status,
+    status: str,
     encoded: EncodedRow,
     info: TaskInfo | None,
     *,
@@ -163,7 +165,7 @@ def _row(
         queued_at, started_at = info.queued_at, info.started_at
     return ResultRow(
         task_id,
-        status.value,
+        status,
         task_name,
         worker,
         column("return_value"),
