@@ -5,16 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("taskiq_redis")
-pytest.importorskip("asyncpg")
-pytest.importorskip("psqlpy")
+from peers import peer_module
 
 RUN = Path(__file__).parent.parent / "benchmarks" / "run.py"
 
 
 def test_a_quick_run_compares_this_project_with_its_peers_and_the_floor(tmp_path):
+    peer_module()
     command = [sys.executable, str(RUN), "--quick", "--output", str(tmp_path)]
 
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
