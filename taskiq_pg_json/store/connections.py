@@ -18,6 +18,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from taskiq_pg_json.errors import ConfigurationError, NotStartedError, WriteTimeoutError
+from taskiq_pg_json.store.arrays import adapt
 from taskiq_pg_json.store.kept import KeptConnections
 
 logger = logging.getLogger("taskiq_pg_json")
@@ -126,6 +127,7 @@ class Connections:
             )
         if self._kept is None:
             async with self._pool.connection(timeout) as connection, _autocommit(connection):
+                adapt(connection)
                 yield connection
             return
         connection = await self._kept.take(timeout)

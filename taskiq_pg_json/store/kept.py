@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.pq import TransactionStatus
 
+from taskiq_pg_json.store.arrays import adapt
+
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
@@ -40,6 +42,7 @@ class KeptConnections:
             connection: AsyncConnection[Any] = await self._pool.getconn(timeout)
         finally:
             self._asking -= 1
+        adapt(connection)
         self._keep_until[connection] = time.monotonic() + KEEP_FOR
         return connection
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from taskiq_pg_json.schema import queries
+from taskiq_pg_json.store.arrays import as_array
 from taskiq_pg_json.store.rows import ProgressRow, ResultRow
 
 if TYPE_CHECKING:
@@ -36,15 +37,10 @@ class BatchStatement:
         names = rows[0]._fields
         if len(rows) == 1:
             return self._one, dict(zip(names, rows[0], strict=True))
-        return self._many, dict(zip(names, map(_array, zip(*rows, strict=True)), strict=True))
+        return self._many, dict(zip(names, map(as_array, zip(*rows, strict=True)), strict=True))
 
     def of_ids(self, task_ids: Sequence[str]) -> tuple[bytes, dict[str, object]]:
         """Return the statement and its values for ids."""
         if len(task_ids) == 1:
             return self._one, {"task_id": task_ids[0]}
-        return self._many, {"task_id": list(task_ids)}
-
-
-def _array(column: tuple[object, ...]) -> list[object]:
-    """The column as an array: an empty one for NULLs alone, which unnest() pads to the others."""
-    return list(column) if any(column) or column.count(None) < len(column) else []
+        return self._many, {"task_id": as_array(task_ids)}

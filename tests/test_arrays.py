@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskiq_pg_json.store.arrays import adapt, as_array
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=5)
+columns = st.sampled_from(
+    [("text[]", texts), ("text[]", st.text("ab\\'\"{},")), ("bytea[]", st.binary(max_size=5))]
+).flatmap(
+    lambda kind: st.tuples(st.just(kind[0]), st.lists(st.none() | kind[1], min_size=1, max_size=9))
+)
+
+
+@pytest.fixture
+async def connection(dsn):
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        adapt(connection)
+        yield connection
+
+
+@given(column=columns)
+async def test_the_server_sees_the_column(connection, column):
+    kind, values = column
+    sent = f"SELECT * FROM unnest(%b::{kind}, %b::int[]) WITH ORDINALITY ORDER BY ordinality"
+    numbers = list(range(len(values)))
+    rows = await connection.execute(sent, [as_array(values), numbers], binary=True)
+    assert await rows.fetchall() == [
+        (value, number, number + 1) for value, number in zip(values, numbers, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("text", ["plain", "Zürich"])
+async def test_text_comes_through_in_any_encoding_of_the_client(connection, text):
+    await connection.execute("SET client_encoding TO 'LATIN1'")
+    rows = await connection.execute("SELECT unnest(%b::text[]) = %s", [as_array([text]), text])
+    assert await rows.fetchall() == [(True,)]
+
+
+async def test_what_is_neither_text_nor_bytes_is_left_to_psycopg(connection):
+    rows = await connection.execute("SELECT unnest(%b::float8[])", [as_array([1.5, None])])
+    assert await rows.fetchall() == [(1.5,), (None,)]
