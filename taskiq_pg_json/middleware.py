@@ -110,7 +110,8 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         if execution is None:
             return
         execution.end()
-        result.labels = self._redactor.labels(result.labels)
+        if self._redactor.hides:
+            result.labels = self._redactor.labels(result.labels)
         if not isinstance(result.error, NoResultError):
             return
         execution.leave()

@@ -27,6 +27,9 @@ class Redactor:
     A name hides the keyword argument, the positional argument of that parameter, and that key of
     every mapping inside the arguments, in whatever lists, tuples, deques and mappings it stands.
 
+    Attributes:
+        hides: whether there is anything to hide.
+
     Raises:
         ConfigurationError: ``redact`` is neither names nor a callable.
     """
@@ -41,7 +44,7 @@ class Redactor:
             )
         self._names = frozenset(() if redact is None or callable(redact) else redact)
         self._callable = redact if callable(redact) else None
-        self._hides = redact is not None
+        self.hides = redact is not None
 
     def redacted(
         self,
@@ -57,7 +60,7 @@ class Redactor:
         try:
             copied_args, copied_kwargs = self._copied(list(args)), self._copied(dict(kwargs))
         except Exception:  # noqa: BLE001 - a cycle, too deep, or a container that cannot be read
-            return (None, None) if self._hides else (args, kwargs)
+            return (None, None) if self.hides else (args, kwargs)
         for position, name in enumerate(parameters[: len(copied_args)]):
             if name in self._names:
                 copied_args[position] = REDACTED
@@ -75,7 +78,7 @@ class Redactor:
         try:
             copied: dict[str, Any] = self._copied(dict(labels))
         except Exception:  # noqa: BLE001 - likewise
-            return {} if self._hides else dict(labels)
+            return {} if self.hides else dict(labels)
         return copied
 
     def _copied(self, value: Any) -> Any:  # noqa: ANN401 - any value

@@ -35,11 +35,13 @@ _RECONNECT = 1.0  # seconds
 class Subscription:
     """What is heard of some tasks, within a ``with`` block, since the last look."""
 
+    __slots__ = ("_ended", "_heard", "_listener", "_look_again", "_task_ids", "_woken")
+
     def __init__(self, listener: Listener, task_ids: Iterable[str]) -> None:
         self._listener = listener
         self._task_ids = tuple(task_ids)
         self._heard = False
-        self._ended: set[str] = set()
+        self._ended: set[str] | None = None
         self._look_again = True
         self._woken: asyncio.Future[None] | None = None
 
@@ -59,15 +61,17 @@ class Subscription:
         if not self._heard:
             poll = self._listener.poll_interval
             await self._news(poll if timeout is None else min(timeout, poll))
-        ended, look_again = self._ended, self._look_again or not self._heard
+        ended, look_again = self._ended or set(), self._look_again or not self._heard
         self._heard = False
-        self._ended, self._look_again = set(), False
+        self._ended, self._look_again = None, False
         return ended, look_again
 
     def tell(self, ended: str | None = None) -> None:
         """Wake the subscriber: that task has ended, or it had better look."""
         if ended is None:
             self._look_again = True
+        elif self._ended is None:
+            self._ended = {ended}
         else:
             self._ended.add(ended)
         self._heard = True

@@ -76,7 +76,7 @@ class RowEncoder:
             columns["error"] = outcome.error
         info = outcome.info
         if info is not None:
-            columns |= _call(info)
+            _add_call(columns, info)
         try:
             encoded = self._encode(task_id, columns)
         except ResultEncodeError as error:
@@ -113,7 +113,8 @@ class RowEncoder:
         self, task_id: str, status: Status, info: TaskInfo, error: BaseException | None
     ) -> ResultRow:
         """Return the row of a task that is queued, has started or will be retried."""
-        columns: dict[str, object] = {"labels": info.labels, **_call(info)}
+        columns: dict[str, object] = {"labels": info.labels}
+        _add_call(columns, info)
         if error is not None:
             columns["error"] = error
         return _row(task_id, status.value, self._encode(task_id, columns), info)
@@ -184,9 +185,11 @@ def _row(
     )
 
 
-def _call(info: TaskInfo) -> dict[str, object]:
-    call = {"args": info.args, "kwargs": info.kwargs}
-    return {name: value for name, value in call.items() if value is not None}
+def _add_call(columns: dict[str, object], info: TaskInfo) -> None:
+    if info.args is not None:
+        columns["args"] = info.args
+    if info.kwargs is not None:
+        columns["kwargs"] = info.kwargs
 
 
 def _refused(outcome: Outcome, error: ResultEncodeError) -> Outcome:
