@@ -1,4 +1,4 @@
-"""The hourly rollup says what the rows say, whatever has happened to them."""
+"""The rollup says what the rows say, whatever has happened to them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from taskiq_pg_json import ResultStore
+from taskiq_pg_json import ResultStore, SearchTimeoutError
 from taskiq_pg_json.schema import Names, files
 
 HOUR = timedelta(hours=1)
 MIDNIGHT = datetime(2026, 3, 4, tzinfo=timezone.utc)
-ONE_CLASS = 1.0101
-"""How much a duration may differ from another of its class: e ** 0.01, and what floats lose."""
+ONE_CLASS = 1.01
+"""How much a duration may differ from another of its class."""
 SHARES = (1, 50, 90, 99)
 
 _WRITE = """
@@ -85,8 +85,9 @@ async def store(pool, table_name):
         yield store
 
 
-def bound(text, table_name, **parts):
-    return sql.SQL(text).format(table=sql.Identifier(table_name), **parts)
+def bound(text, table, **parts):
+    name = sql.Identifier(table) if isinstance(table, str) else table
+    return sql.SQL(text).format(table=name, **parts)
 
 
 def marks(admin, table_name):
@@ -99,6 +100,13 @@ def counted(admin, table_name):
         f"SELECT count(*) FROM {table_name}_rollup_hours AS known WHERE counted "
         f"AND NOT EXISTS (SELECT FROM {table_name}_rollup_marks WHERE hour = known.hour)"
     ).fetchone()[0]
+
+
+def summed(admin, table_name):
+    """The hours that are in the sum of their day."""
+    return admin.execute(f"SELECT count(*) FROM {table_name}_rollup_hours WHERE summed").fetchone()[
+        0
+    ]
 
 
 def fill(admin, table_name, *, hours, per_hour=2, first=MIDNIGHT):
@@ -286,12 +294,60 @@ async def test_rows_that_expire_are_not_counted_any_more(store, admin, table_nam
     assert marks(admin, table_name) == 0
 
 
-async def test_truncating_the_table_empties_the_rollup(store, admin, table_name):
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
+async def test_truncating_the_table_empties_the_rollup(store, dsn, admin, table_name, level):
     fill(admin, table_name, hours=3)
-    await store.refresh_rollup()
-    admin.execute(f"TRUNCATE {table_name}")
+    with psycopg.connect(dsn) as connection:
+        connection.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        connection.execute("SELECT 1")  # a snapshot from before any hour is known
+        await store.refresh_rollup()
+        connection.execute(f"TRUNCATE {table_name}")
     assert await store.stats() == []
     assert admin.execute(f"SELECT count(*) FROM {table_name}_rollup").fetchone() == (0,)
+
+
+async def test_no_day_is_summed_up_while_the_table_is_truncated(store, dsn, admin, table_name):
+    fill(admin, table_name, hours=24)
+    await store.refresh_rollup()
+    with psycopg.connect(dsn) as connection:
+        connection.execute(f"TRUNCATE {table_name}")
+        summing = asyncio.create_task(store._rollup._sum([MIDNIGHT]))
+        while not admin.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():  # noqa: ASYNC110 - the server has no event
+            await asyncio.sleep(0)
+        connection.commit()
+        await summing
+    assert admin.execute(f"SELECT count(*) FROM {table_name}_rollup").fetchone() == (0,)
+
+
+async def test_a_refresh_ends_while_others_go_on_changing_old_rows(
+    store, connect, admin, table_name
+):
+    fill(admin, table_name, hours=20)
+    await store.refresh_rollup()
+    writer = await connect()
+
+    async def write_on():
+        while True:
+            await writer.execute(f"UPDATE {table_name} SET log = 'again'")
+
+    writing = asyncio.create_task(write_on())
+    while not marks(admin, table_name):  # noqa: ASYNC110 - the server has no event
+        await asyncio.sleep(0)
+    assert 0 < await store.refresh_rollup() <= 20
+    writing.cancel()
+
+
+async def test_a_mark_that_was_rolled_back_is_left_again(store, dsn, admin, table_name):
+    write(admin, table_name)
+    await store.refresh_rollup()
+    with psycopg.connect(dsn) as writer, writer.transaction():
+        write(writer, table_name, id="unknown", ended=MIDNIGHT - HOUR)
+        with writer.transaction(force_rollback=True):
+            write(writer, table_name, id="never")
+        write(writer, table_name, id="2")
+        write(writer, table_name, id="unknown too", ended=MIDNIGHT - HOUR)
+        write(writer, table_name, id="4")
+    assert (marks(admin, table_name), await total(store)) == (1, 5)
 
 
 async def test_statistics_bring_the_rollup_up_to_date_by_themselves(store, admin, table_name):
@@ -302,6 +358,66 @@ async def test_statistics_bring_the_rollup_up_to_date_by_themselves(store, admin
     assert counted(admin, table_name) > 4
     await store.refresh_rollup()
     assert await store.refresh_rollup() == 0
+
+
+async def test_statistics_sum_up_days_by_themselves(store, admin, table_name):
+    fill(admin, table_name, hours=24)
+    while not summed(admin, table_name):
+        assert await total(store) == 48
+    assert await total(store) == 48
+
+
+async def test_whole_days_are_answered_from_their_sums(store, admin, table_name):
+    fill(admin, table_name, hours=3 * 24)
+    await store.refresh_rollup()
+    admin.execute(f"UPDATE {table_name}_rollup SET total = 0 WHERE NOT daily")
+    span = {"since": MIDNIGHT, "until": MIDNIGHT + timedelta(days=3)}
+    assert await total(store, **span) == 3 * 48
+    assert [row.total for row in await store.stats(by=(), bucket="day", **span)] == [48] * 3
+    assert await total(store, bucket="hour", **span) == 0
+
+
+async def test_a_day_in_part_is_answered_from_its_hours(store, admin, table_name):
+    fill(admin, table_name, hours=3 * 24)
+    await store.refresh_rollup()
+    admin.execute(f"UPDATE {table_name}_rollup SET total = 0 WHERE daily")
+    span = {"since": MIDNIGHT + HOUR, "until": MIDNIGHT + timedelta(days=2, hours=23)}
+    assert [row.total for row in await store.stats(by=(), bucket="day", **span)] == [46, 0, 46]
+
+
+async def test_a_sum_holds_from_the_first_hour_that_is_known_of_its_day(store, admin, table_name):
+    first = MIDNIGHT + 15 * HOUR
+    fill(admin, table_name, hours=9, first=first)
+    await store.refresh_rollup()
+    admin.execute(f"UPDATE {table_name}_rollup SET total = 0 WHERE NOT daily")
+    for since in (MIDNIGHT, first - timedelta(minutes=30), first):
+        (row,) = await store.stats(by=(), bucket="day", since=since, until=MIDNIGHT + 24 * HOUR)
+        assert (row.bucket, row.total) == (MIDNIGHT, 18)
+    assert await total(store) == 18
+
+
+async def test_a_late_row_takes_away_the_sum_of_its_day_until_all_is_counted_again(
+    store, admin, table_name
+):
+    fill(admin, table_name, hours=2 * 24)
+    await store.refresh_rollup()
+    before = summed(admin, table_name)
+    write(admin, table_name, ended=MIDNIGHT + 7 * HOUR)
+    assert await total(store, bucket="day") == 97
+    assert summed(admin, table_name) == before - 24  # counted in passing
+    assert await total(store, bucket="day") == 97
+    await store.refresh_rollup()
+    assert summed(admin, table_name) == before
+    admin.execute(f"UPDATE {table_name}_rollup SET total = 0 WHERE NOT daily")
+    assert await total(store, until=MIDNIGHT + 2 * 24 * HOUR) == 97
+
+
+async def test_an_hour_that_expires_within_a_day_is_in_no_sum(store, admin, table_name):
+    fill(admin, table_name, hours=24)
+    write(admin, table_name, ttl=HOUR)
+    await store.refresh_rollup()
+    admin.execute(f"UPDATE {table_name}_rollup SET total = 0 WHERE daily")
+    assert await total(store, until=MIDNIGHT + 24 * HOUR) == 3
 
 
 async def test_hours_in_which_nothing_ended_are_known_too(store, admin, table_name):
@@ -321,8 +437,9 @@ async def test_a_table_of_the_version_before_is_counted_from_its_rows(
     dsn, admin, table_name, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        first = files.migrations()[:1]
+        first, views = files.migrations()[:1], files.views()[:-1]  # all but storage
         patch.setattr("taskiq_pg_json.schema.migrate.migrations", lambda: first)
+        patch.setattr("taskiq_pg_json.schema.migrate.views", lambda: views)
         async with ResultStore(dsn, table_name=table_name) as old:
             fill(admin, table_name, hours=3)
             assert await total(old) == 6
@@ -371,6 +488,107 @@ async def test_marks_are_left_whatever_the_writer_s_search_path(pool, dsn, schem
                 writer.execute(insert.format(table), [str(number), MIDNIGHT])
                 await store.refresh_rollup()
                 assert await total(store) == number + 1
+
+
+@pytest.mark.parametrize("part", ["rollup", "rollup_hours", "rollup_marks"])
+async def test_late_rows_are_stored_where_the_rollup_was_dropped(store, admin, table_name, part):
+    write(admin, table_name)
+    await store.refresh_rollup()
+    admin.execute(f"DROP TABLE {table_name}_{part} CASCADE")
+    write(admin, table_name, id="2")
+    assert await total(store) == 2
+    assert await store.refresh_rollup() == 0
+    admin.execute(f"DELETE FROM {table_name} WHERE task_id = '1'")
+    assert await total(store) == 1
+    admin.execute(f"TRUNCATE {table_name}")
+    assert await store.stats() == []
+
+
+async def test_any_name_can_be_counted(pool, admin, schema_name):
+    async with ResultStore(pool=pool, schema=schema_name, table_name='100% {"a"}') as store:
+        insert = sql.SQL(
+            "INSERT INTO {} (task_id, status, finished_at) VALUES ('1', 'SUCCESS', {})"
+        ).format(sql.Identifier(schema_name, store.names.table), MIDNIGHT)
+        admin.execute(insert)
+        assert await store.refresh_rollup() > 0
+        assert await total(store) == 1
+
+
+async def test_a_schema_can_be_renamed(pool, admin, schema_name):
+    async with ResultStore(pool=pool, schema=schema_name, table_name="results") as store:
+        fill(admin, sql.Identifier(schema_name, "results"), hours=3)
+        await store.refresh_rollup()
+    renamed = f"{schema_name}_renamed"
+    admin.execute(f"ALTER SCHEMA {schema_name} RENAME TO {renamed}")
+    try:
+        async with ResultStore(pool=pool, schema=renamed, table_name="results") as store:
+            write(admin, sql.Identifier(renamed, "results"))
+            assert await total(store) == 7
+            await store.refresh_rollup()
+            admin.execute(f"TRUNCATE {renamed}.results")
+            assert await store.stats() == []
+    finally:
+        admin.execute(f"ALTER SCHEMA {renamed} RENAME TO {schema_name}")
+
+
+async def test_late_rows_are_stored_and_counted_whoever_owns_the_functions(
+    store, admin, table_name, worker
+):
+    write(admin, table_name)
+    await store.refresh_rollup()
+    role = psycopg.conninfo.conninfo_to_dict(worker)["user"]
+    for function in ("rollup_mark", "rollup_forget"):
+        admin.execute(f"ALTER FUNCTION {table_name}_{function}() OWNER TO {role}")
+    write(admin, table_name, id="2")
+    assert await total(store) == 2
+    admin.execute(f"TRUNCATE {table_name}")
+    assert await store.stats() == []
+    admin.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER")
+
+
+async def test_a_publication_of_all_tables_hinders_nothing(store, admin, table_name):
+    write(admin, table_name)
+    await store.refresh_rollup()
+    names = ", ".join(f"{table_name}{part}" for part in ("", "_rollup", "_rollup_hours",
+                                                        "_rollup_marks"))  # fmt: skip
+    admin.execute(f"CREATE PUBLICATION {table_name} FOR TABLE {names}")
+    try:
+        write(admin, table_name, id="2")
+        assert await store.refresh_rollup() == 1
+        assert await total(store) == 2
+        admin.execute(f"TRUNCATE {table_name}")
+        assert await store.stats() == []
+    finally:
+        admin.execute(f"DROP PUBLICATION {table_name}")
+
+
+async def test_a_locked_table_takes_no_longer_than_the_timeout(store, dsn, admin, table_name):
+    write(admin, table_name)
+    with psycopg.connect(dsn) as other:
+        other.execute(f"LOCK TABLE {table_name} IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(SearchTimeoutError):
+            await asyncio.wait_for(store.stats(timeout=0.1), 10)
+
+
+@pytest.mark.parametrize("options", ["", "-c lock_timeout=100ms"], ids=["timeout", "lock_timeout"])
+@pytest.mark.usefixtures("store")
+async def test_a_locked_rollup_leaves_the_answer_to_the_rows(dsn, admin, table_name, options):
+    write(admin, table_name)
+    kwargs = {"options": options}
+    async with ResultStore(dsn, table_name=table_name, kwargs=kwargs) as asking:
+        with psycopg.connect(dsn) as other:
+            other.execute(f"LOCK TABLE {table_name}_rollup_hours IN ACCESS EXCLUSIVE MODE")
+            assert await asyncio.wait_for(total(asking, timeout=0.5), 10) == 1
+
+
+async def test_without_an_index_that_finds_an_hour_there_is_no_rollup(dsn, admin, table_name):
+    async with ResultStore(dsn, table_name=table_name, indexes=["task_name"]) as store:
+        fill(admin, table_name, hours=3)
+        assert (await total(store), await store.refresh_rollup()) == (6, 0)
+        assert counted(admin, table_name) == 0
+        admin.execute(f"CREATE INDEX ON {table_name} (finished_at)")
+        assert await store.refresh_rollup() >= 3
+        assert await total(store) == 6
 
 
 async def test_a_month_of_whole_hours_reads_no_row(store, admin, table_name, monkeypatch):

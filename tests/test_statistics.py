@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import math
+import uuid
 from datetime import datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pytest
@@ -30,6 +33,19 @@ async def test_stats_are_the_numbers_of_each_task(store):
     assert a.percentiles == {50: 2.0, 95: 4.0, 99: 4.0}
     assert (a.average_wait, a.max_wait) == (1.5, 3.0)
     assert (b.total, b.failure_rate, b.percentiles[50]) == (1, 0, 0.5)
+
+
+async def test_no_percentile_is_further_off_than_one_percent(store, admin, table_name):
+    """The worst there can be: one at one end of a class, and all others at the other end."""
+    lower = math.exp(100 / 100.5)
+    await finish(store, "lower", seconds=lower * (1 + 1e-12))
+    admin.execute(
+        f"INSERT INTO {table_name} (task_id, task_name, status, finished_at, execution_time) "
+        "SELECT i, 'shop:charge', 'SUCCESS', now(), %s FROM generate_series(1, 5000) AS i",
+        [math.exp(101 / 100.5) * (1 - 1e-12)],
+    )
+    (row,) = await store.stats(percentiles=[0, 100])
+    assert lower < row.percentiles[0] == row.percentiles[100] <= 1.01 * lower
 
 
 async def test_a_percentile_is_within_one_percent(store, admin, table_name):
@@ -125,6 +141,29 @@ async def test_buckets_do_not_depend_on_the_session_s_zone(store, table_name, ds
     assert row.bucket == MIDNIGHT
 
 
+async def test_buckets_are_those_of_utc_whatever_the_zone_of_the_bounds(store):
+    berlin = ZoneInfo("Europe/Berlin")  # where 2 o'clock did not exist on that day
+    midnight = datetime(2026, 3, 29, tzinfo=berlin).astimezone(timezone.utc)
+    for number in range(6):
+        await finish(store, str(number), ended=midnight + timedelta(hours=number))
+    since, until = datetime(2026, 3, 29, tzinfo=berlin), datetime(2026, 3, 29, 7, tzinfo=berlin)
+    hours = await store.stats(by=(), bucket="hour", since=since, until=until)
+    assert [(row.bucket, row.total) for row in hours] == [
+        (midnight + timedelta(hours=number), 1) for number in range(6)
+    ]
+    (saturday, sunday) = await store.stats(by=(), bucket="day", since=since, until=until)
+    assert (saturday.bucket.isoformat(), saturday.total) == ("2026-03-28T00:00:00+00:00", 1)
+    assert (sunday.bucket.isoformat(), sunday.total) == ("2026-03-29T00:00:00+00:00", 5)
+
+
+@pytest.mark.parametrize("bucket", [None, "minute", "hour"])
+async def test_there_need_be_no_percentiles(store, bucket):
+    await finish(store, "1", ended=MIDNIGHT)
+    await store.refresh_rollup()
+    (row,) = await store.stats(percentiles=(), bucket=bucket)
+    assert (row.total, row.percentiles) == (1, {})
+
+
 async def test_rows_are_a_data_frame(store):
     await finish(store, "1", seconds=2.0)
     frame = pd.DataFrame((await store.stats(bucket="hour")).to_dicts())
@@ -155,6 +194,22 @@ async def test_failures_are_grouped_by_their_cause(store):
     assert value.to_dict()["sample_ids"] == ("v",)
 
 
+@pytest.mark.parametrize("kind", ["VarChar", "Text", "Uuid"])
+async def test_samples_are_the_newest_failures_and_of_one_moment_the_last_ids(
+    pool, table_name, kind
+):
+    ids = [str(uuid.UUID(int=number)) for number in range(7)]
+    async with ResultStore(pool=pool, table_name=table_name, field_for_task_id=kind) as store:
+        for number, task_id in enumerate(ids):
+            error = PaymentError(f"Card {number} was declined")
+            await finish(store, task_id, error=error, ended=ago(hours=1 if number % 2 else 2))
+        (group,) = await store.failures(samples=4)
+        assert group.sample_ids == (ids[5], ids[3], ids[1], ids[6])
+        assert (group.message, group.total) == ("Card 5 was declined", 7)
+        (group,) = await store.failures(samples=100)
+        assert len(group.sample_ids) == 7
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -164,6 +219,8 @@ async def test_failures_are_grouped_by_their_cause(store):
         ({"bucket": timedelta(0)}, "a second or more"),
         ({"bucket": "minute", "since": timedelta(days=30)}, "buckets"),
         ({"percentiles": [101]}, "between 0 and 100"),
+        ({"percentiles": ["p50"]}, "between 0 and 100"),
+        ({"percentiles": [float("nan")]}, "between 0 and 100"),
         ({"status": "ODD"}, "ODD"),
     ],
 )
@@ -171,6 +228,17 @@ async def test_an_argument_that_cannot_work_is_a_clear_error(store, arguments, m
     await finish(store, "1")
     with pytest.raises(FilterError, match=message):
         await store.stats(**arguments)
+
+
+async def test_rows_that_would_fill_the_memory_are_a_clear_error(store, admin, table_name):
+    admin.execute(
+        f"INSERT INTO {table_name} (task_id, worker, status, finished_at) "
+        "SELECT i, 'worker ' || i, 'SUCCESS', %s FROM generate_series(1, 60) AS i",
+        [MIDNIGHT],
+    )
+    with pytest.raises(FilterError, match="60 groups in 9000 buckets"):
+        await store.stats(by="worker", bucket=timedelta(seconds=2), since=MIDNIGHT,
+                          until=MIDNIGHT + timedelta(seconds=18_000))  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [{"samples": 0}, {"limit": 10**6}])

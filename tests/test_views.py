@@ -61,6 +61,44 @@ async def test_stats_and_stats_hourly_agree_with_the_store(store, rows):
     ] == [(row.bucket, row.group["task_name"], row.total, row.percentiles[95]) for row in hourly]
 
 
+async def test_no_view_but_storage_shows_what_has_expired(store, rows, admin, table_name):
+    await finish(store, "1", error=ValueError("bad"))
+    await store.set_progress("1", Progress("STARTED", {"percent": 99}))
+    admin.execute(f"UPDATE {table_name} SET expires_at = now() + interval '1 day'")
+    assert all(rows(view) for view in set(VIEWS) - {"running"})
+    admin.execute(f"UPDATE {table_name} SET expires_at = now()")
+    assert [view for view in VIEWS if rows(view)] == ["storage"]
+    assert await store.stats() == await store.failures() == []
+
+
+async def test_a_task_that_has_ended_does_not_run_on(store, rows, admin, table_name):
+    await finish(store, "1", seconds=3.0)
+    admin.execute(f"UPDATE {table_name} SET execution_time = NULL")
+    (row,) = rows("outcomes")
+    assert row["execution_time"] == 3.0
+
+
+async def test_an_infinite_time_stops_no_view(store, rows, admin, table_name):
+    await finish(store, "1")
+    await finish(store, "2")
+    admin.execute(f"UPDATE {table_name} SET finished_at = 'infinity' WHERE task_id = '2'")
+    admin.execute("SET statement_timeout = '5s'")
+    try:
+        assert [row["total"] for row in rows("stats_hourly")] == [1]
+    finally:
+        admin.execute("RESET statement_timeout")
+
+
+async def test_the_sample_of_a_group_is_the_first_that_a_search_finds(store, rows):
+    for number in range(3):
+        await finish(store, str(number), error=ValueError("bad"))
+    (group,) = await store.failures(samples=3)
+    (row,) = rows("failure_groups")
+    page = await store.search(status="FAILURE")
+    assert group.sample_ids == tuple(record.task_id for record in page.items)
+    assert row["sample_task_id"] == group.sample_ids[0]
+
+
 async def test_running_shows_what_has_not_ended(store, rows):
     await orders(store, 3)
     await unfinished(store)
@@ -84,6 +122,9 @@ async def test_storage_shows_sizes_and_rows_of_each_status(store, rows, admin, t
     assert found["table", "results"]["rows"] == 33
     assert found["table", "results"]["bytes"] > 0
     assert found["index", f"{table_name}_json_gin"]["size"].endswith("kB")
+    assert {part for kind, part in found if kind == "table"} == {
+        "results", "progress", "rollup", "rollup_hours", "rollup_marks",
+    }  # fmt: skip
     assert {part: row["rows"] for (kind, part), row in found.items() if kind == "status"} == {
         "QUEUED": 1, "STARTED": 1, "RETRY": 1, "FAILURE": 3, "SUCCESS": 27,
     }  # fmt: skip

@@ -44,7 +44,7 @@ COMMENT ON COLUMN {results}.pickled        IS 'What JSON cannot hold; NULL almos
 COMMENT ON COLUMN {results}.serializer     IS 'Which serializer wrote the row.';
 
 -- How many classes of duration there are, so that counting them is planned without a sort.
-CREATE STATISTICS {duration_classes} ON (floor(100 * ln(greatest(execution_time, 1e-6)))) FROM {results};
+CREATE STATISTICS {duration_classes} ON (floor(100.5 * ln(greatest(execution_time, 1e-6)))) FROM {results};
 
 -- Frequent updates of one row stay on its page (HOT): no index but the key, and room on each page.
 CREATE TABLE {progress} (

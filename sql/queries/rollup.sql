@@ -1,13 +1,27 @@
 -- rollup_access --
--- Whether the rollup may be read, whether it may be written, and whether it holds anything.
-SELECT coalesce(bool_and(has_table_privilege(part.id, 'SELECT')), false) AS readable,
-       coalesce(bool_and(has_table_privilege(part.id, 'INSERT')
-                         AND has_table_privilege(part.id, 'UPDATE')
-                         AND has_table_privilege(part.id, 'DELETE')), false)
+-- Whether the rollup is kept, whether it may be read, and whether it may be written. It is kept where its
+-- tables are, where late rows can leave marks (whatever was renamed or given to another owner), and where
+-- an index finds the rows of an hour.
+SELECT count(part.id) = 3
+           AND EXISTS (
+               SELECT FROM pg_proc AS mark
+               JOIN pg_namespace AS home ON home.oid = mark.pronamespace
+               WHERE mark.oid = to_regprocedure({rollup_mark_literal} || '()')
+                 AND format('search_path=pg_catalog, %%I, pg_temp', home.nspname) = ANY (mark.proconfig)
+                 AND has_table_privilege(mark.proowner, to_regclass({rollup_marks_literal}), 'INSERT')
+                 AND has_table_privilege(mark.proowner, to_regclass({rollup_hours_literal}), 'SELECT'))
+           AND EXISTS (
+               SELECT FROM pg_index AS index
+               JOIN pg_attribute AS sorted
+                   ON sorted.attrelid = index.indrelid AND sorted.attnum = index.indkey[0]
+               WHERE index.indrelid = to_regclass({results_literal}) AND index.indisvalid
+                 AND index.indpred IS NULL AND sorted.attname = 'finished_at') AS kept,
+       bool_and(has_table_privilege(part.id, 'SELECT')) AS readable,
+       bool_and(has_table_privilege(part.id, 'INSERT') AND has_table_privilege(part.id, 'UPDATE')
+                AND has_table_privilege(part.id, 'DELETE'))
            AND current_setting('transaction_read_only') = 'off' AS writable
 FROM (VALUES (to_regclass({rollup_literal})), (to_regclass({rollup_hours_literal})),
-             (to_regclass({rollup_marks_literal}))) AS part (id)
-HAVING count(part.id) = 3;
+             (to_regclass({rollup_marks_literal}))) AS part (id);
 
 -- rollup_announce --
 -- Make the newest hour of each unknown span known, once it is long over: ten minutes more than late rows
@@ -31,7 +45,8 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL generate_series(
     found.hour, least(upper(unknown.span) - interval '1 hour', found.hour + interval '30 days'),
     interval '1 hour') AS announced (hour)
-ON CONFLICT DO NOTHING;
+ON CONFLICT DO NOTHING
+RETURNING known.hour;
 
 -- rollup_due --
 -- The known hours that are to be counted, the newest first; whether each is for the first time, and
@@ -56,9 +71,12 @@ WHERE locktype = 'relation' AND relation = {results_literal}::regclass
   AND mode = 'RowExclusiveLock' AND granted;
 
 -- rollup_lock --
--- True once this transaction alone may count.
+-- True once this transaction alone may count. The results are locked as by who reads them, so that
+-- truncating them, which empties the rollup, waits for this or this for that.
 SELECT pg_try_advisory_xact_lock(
-    hashtextextended('taskiq-pg-json rollup', {rollup_literal}::regclass::oid::bigint));
+    hashtextextended('taskiq-pg-json rollup', {rollup_literal}::regclass::oid::bigint))
+FROM (SELECT) AS once
+LEFT JOIN {results} ON false;
 
 -- rollup_count --
 -- Count the rows of hours anew; one statement, so that marks and rows are those of one snapshot.
@@ -67,12 +85,25 @@ WITH chosen AS MATERIALIZED (
 ), unmarked AS (
     DELETE FROM {rollup_marks} AS mark USING chosen WHERE mark.hour = chosen.hour
 ), outdated AS (
-    DELETE FROM {rollup} AS part USING chosen WHERE part.hour = chosen.hour
+    DELETE FROM {rollup} AS part USING chosen WHERE NOT part.daily AND part.hour = chosen.hour
+), spoiled AS MATERIALIZED (
+    SELECT DISTINCT date_trunc('day', known.hour, 'UTC') AS day
+    FROM {rollup_hours} AS known
+    JOIN chosen USING (hour)
+    WHERE known.summed
+), sums_outdated AS (
+    DELETE FROM {rollup} AS part USING spoiled WHERE part.daily AND part.hour = spoiled.day
+), unsummed AS (
+    UPDATE {rollup_hours} AS known
+    SET summed = false
+    FROM spoiled
+    WHERE known.hour >= spoiled.day AND known.hour < spoiled.day + interval '1 day' AND known.summed
+      AND NOT EXISTS (SELECT FROM chosen WHERE chosen.hour = known.hour)
 ), counted AS MATERIALIZED (
     SELECT chosen.hour, part.*
     FROM chosen
     CROSS JOIN LATERAL (
-        SELECT task_name, status, floor(100 * ln(greatest(execution_time, 1e-6))) AS duration_class,
+        SELECT task_name, status, floor(100.5 * ln(greatest(execution_time, 1e-6))) AS duration_class,
                count(*) AS total, count(execution_time) AS timed, sum(execution_time) AS seconds,
                max(execution_time) AS longest,
                count(date_part('epoch', started_at - queued_at)) AS waited,
@@ -92,16 +123,55 @@ WITH chosen AS MATERIALIZED (
     FROM counted
 )
 UPDATE {rollup_hours} AS known
-SET counted = true,
+SET counted = true, summed = false,
     expires_from = (SELECT min(counted.expires_from) FROM counted WHERE counted.hour = known.hour)
 FROM chosen
 WHERE known.hour = chosen.hour
 RETURNING known.hour;
 
+-- rollup_days_due --
+-- The days of which some hours hold and are in no sum, the newest first.
+SELECT date_trunc('day', known.hour, 'UTC') AS day
+FROM {rollup_hours} AS known
+WHERE NOT known.summed AND {stays}
+GROUP BY day
+HAVING count(*) >= 6
+ORDER BY day DESC
+LIMIT 1000;
+
+-- stays --
+-- What has been counted and will hold for a day, as far as one can tell.
+known.counted AND (known.expires_from IS NULL OR known.expires_from > now() + interval '1 day')
+  AND NOT EXISTS (SELECT FROM {rollup_marks} AS mark WHERE mark.hour = known.hour)
+
+-- rollup_sum --
+-- Sum up the hours of days anew.
+WITH chosen AS MATERIALIZED (
+    SELECT known.hour, date_trunc('day', known.hour, 'UTC') AS day
+    FROM {rollup_hours} AS known
+    WHERE date_trunc('day', known.hour, 'UTC') = ANY (%(days)b::timestamptz[]) AND {stays}
+), outdated AS (
+    DELETE FROM {rollup} AS part WHERE part.daily AND part.hour = ANY (%(days)b::timestamptz[])
+), filled AS (
+    INSERT INTO {rollup} (daily, hour, task_name, status, duration_class, total, timed, seconds,
+                          longest, waited, wait_seconds, longest_wait)
+    SELECT true, chosen.day, part.task_name, part.status, part.duration_class, sum(part.total),
+           sum(part.timed), sum(part.seconds), max(part.longest), sum(part.waited),
+           sum(part.wait_seconds), max(part.longest_wait)
+    FROM chosen
+    JOIN {rollup} AS part ON NOT part.daily AND part.hour = chosen.hour
+    GROUP BY chosen.day, part.task_name, part.status, part.duration_class
+)
+UPDATE {rollup_hours} AS known
+SET summed = EXISTS (SELECT FROM chosen WHERE chosen.hour = known.hour)
+WHERE date_trunc('day', known.hour, 'UTC') = ANY (%(days)b::timestamptz[])
+RETURNING known.hour;
+
 -- stats_from_rollup --
--- The same numbers as of "stats": from the rollup where an hour of it holds, else from the rows.
+-- The same numbers as of "stats": from the rollup where an hour of it holds, else from the rows. Where
+-- days will do, hours are taken from the sum of their day if it has no others.
 WITH whole AS MATERIALIZED (
-    SELECT known.hour
+    SELECT known.hour, known.summed AND %(days)b::boolean AS summed
     FROM {rollup_hours} AS known
     WHERE known.counted AND (known.expires_from IS NULL OR known.expires_from > now())
       AND known.hour >= coalesce(%(since)b::timestamptz, '-infinity')
@@ -114,14 +184,32 @@ WITH whole AS MATERIALIZED (
                - coalesce(range_agg(tstzrange(hour, hour + interval '1 hour')), tstzmultirange())) AS span
         FROM whole
     ) AS spans
+), summed AS MATERIALIZED (
+    SELECT date_trunc('day', known.hour, 'UTC') AS day
+    FROM {rollup_hours} AS known
+    LEFT JOIN whole USING (hour)
+    WHERE known.summed AND %(days)b::boolean
+    GROUP BY day
+    HAVING count(*) = count(whole.hour)
+), wanted AS MATERIALIZED (
+    SELECT true AS daily, day AS hour FROM summed
+    UNION ALL
+    SELECT false, hour FROM whole
+    WHERE NOT (whole.summed AND date_trunc('day', whole.hour, 'UTC') IN (SELECT day FROM summed))
 ), measured AS (
     SELECT {keys}, result.total, result.status = 'FAILURE' AS failed, result.duration_class,
            result.timed, result.seconds, result.longest,
            result.waited, result.wait_seconds, result.longest_wait
     FROM (
-        SELECT part.*, part.hour AS finished_at, NULL::timestamptz AS expires_at
-        FROM {rollup} AS part
-        WHERE part.hour IN (SELECT whole.hour FROM whole)
+        -- A day whose first hours are in no sum may begin before the span of time.
+        SELECT part.*, greatest(part.hour, %(since)b::timestamptz) AS finished_at,
+               NULL::timestamptz AS expires_at
+        FROM wanted
+        CROSS JOIN LATERAL (  -- each by the index, however many the planner expects
+            SELECT * FROM {rollup} AS held
+            WHERE held.daily = wanted.daily AND held.hour = wanted.hour
+            OFFSET 0
+        ) AS part
     ) AS result
     WHERE {conditions}
     UNION ALL
@@ -129,7 +217,7 @@ WITH whole AS MATERIALIZED (
     FROM rest
     CROSS JOIN LATERAL (
         SELECT {keys}, 1, result.status = 'FAILURE',
-               floor(100 * ln(greatest(result.execution_time, 1e-6))),
+               floor(100.5 * ln(greatest(result.execution_time, 1e-6))),
                (result.execution_time IS NOT NULL)::int, result.execution_time, result.execution_time,
                (waits.seconds IS NOT NULL)::int, waits.seconds, waits.seconds
         FROM {results} AS result

@@ -9,7 +9,7 @@ WITH histogram AS (
            count(wait) AS waited, sum(wait) AS wait_seconds, max(wait) AS longest_wait
     FROM (
         SELECT {keys}, result.execution_time, result.status = 'FAILURE' AS failed,
-               floor(100 * ln(greatest(result.execution_time, 1e-6))) AS duration_class,
+               floor(100.5 * ln(greatest(result.execution_time, 1e-6))) AS duration_class,
                date_part('epoch', result.started_at - result.queued_at) AS wait
         FROM {results} AS result
         WHERE {conditions} AND result.finished_at IS NOT NULL
@@ -54,29 +54,39 @@ GROUP BY {key_names}
 ORDER BY {key_names};
 
 -- failure_groups_found --
--- The failures of one cause each, the most frequent first, with the newest tasks as samples.
-WITH failed AS MATERIALIZED (
-    SELECT result.task_id::text AS task_id, result.task_name, result.finished_at,
-           result.error ->> 'type' AS error_type, result.error ->> 'fingerprint' AS fingerprint
-    FROM {results} AS result
-    WHERE {conditions} AND result.finished_at IS NOT NULL AND result.status = 'FAILURE'
-), grouped AS (
+-- The failures of one cause each, the most frequent first, with the newest tasks as samples: these are
+-- looked for in the groups that are shown alone. A subquery is worked out once, not for each row.
+WITH grouped AS (
     SELECT task_name, error_type, fingerprint, count(*) AS total,
            min(finished_at) AS first_seen, max(finished_at) AS last_seen,
-           count(*) FILTER (WHERE finished_at >= now() - interval '1 hour') AS last_hour,
-           count(*) FILTER (WHERE finished_at >= now() - interval '1 day') AS last_day,
-           count(*) FILTER (WHERE finished_at >= now() - interval '7 days') AS last_week,
-           (array_agg(task_id ORDER BY finished_at DESC, task_id))[1:%(samples)b::int] AS samples
-    FROM failed
+           count(*) FILTER (WHERE finished_at >= (SELECT now() - interval '1 hour')) AS last_hour,
+           count(*) FILTER (WHERE finished_at >= (SELECT now() - interval '1 day')) AS last_day,
+           count(*) FILTER (WHERE finished_at >= (SELECT now() - interval '7 days')) AS last_week,
+           array_agg(task_id) AS task_ids, array_agg(finished_at) AS moments
+    FROM (
+        SELECT result.task_id, result.task_name, result.finished_at,
+               result.error ->> 'type' AS error_type, result.error ->> 'fingerprint' AS fingerprint
+        FROM {results} AS result
+        WHERE {conditions} AND result.finished_at IS NOT NULL AND result.status = 'FAILURE'
+    ) AS failed
     GROUP BY task_name, error_type, fingerprint
     ORDER BY total DESC, last_seen DESC, task_name, error_type, fingerprint
     LIMIT %(limit)b::int
 )
 SELECT grouped.task_name, grouped.error_type, grouped.fingerprint, newest.error ->> 'message',
        grouped.total, grouped.last_hour, grouped.last_day, grouped.last_week,
-       grouped.first_seen, grouped.last_seen, grouped.samples
+       grouped.first_seen, grouped.last_seen, sampled.task_ids::text[]
 FROM grouped
-JOIN {results} AS newest ON newest.task_id = grouped.samples[1]::{task_id_type}
+CROSS JOIN LATERAL (
+    SELECT array_agg(task_id ORDER BY finished_at DESC, task_id DESC) AS task_ids
+    FROM (
+        SELECT *
+        FROM unnest(grouped.task_ids, grouped.moments) AS member (task_id, finished_at)
+        ORDER BY finished_at DESC, task_id DESC
+        LIMIT %(samples)b::int
+    ) AS first
+) AS sampled
+JOIN {results} AS newest ON newest.task_id = sampled.task_ids[1]
 ORDER BY grouped.total DESC, grouped.last_seen DESC, task_name, error_type, fingerprint;
 
 -- error_type_key --

@@ -19,14 +19,16 @@ SELECT result.task_id,
        result.worker,
        result.log,
        extract(epoch FROM result.started_at - result.queued_at)::double precision AS wait_time,
-       coalesce(result.execution_time,
-                extract(epoch FROM now() - result.started_at)::double precision)  AS execution_time,
+       coalesce(result.execution_time, extract(
+           epoch FROM coalesce(result.finished_at, now()) - result.started_at)::double precision)
+                                                                                  AS execution_time,
        result.queued_at,
        result.started_at,
        result.finished_at,
        result.expires_at
 FROM {results} AS result
 LEFT JOIN {progress} AS progress USING (task_id)
+WHERE result.expires_at IS NULL OR result.expires_at > now()
 UNION ALL
 SELECT progress.task_id,
        NULL,
@@ -41,7 +43,7 @@ SELECT progress.task_id,
 FROM {progress} AS progress
 WHERE NOT EXISTS (SELECT FROM {results} AS result WHERE result.task_id = progress.task_id);
 
-COMMENT ON VIEW {outcomes} IS 'One readable row a task, with its latest progress. Times in seconds.';
+COMMENT ON VIEW {outcomes} IS 'One readable row a task, with its latest progress, until it expires. Times in seconds.';
 COMMENT ON COLUMN {outcomes}.task_id          IS 'The task''s id.';
 COMMENT ON COLUMN {outcomes}.task_name        IS 'The task''s name.';
 COMMENT ON COLUMN {outcomes}.status           IS 'QUEUED, STARTED, RETRY, SUCCESS or FAILURE.';
@@ -63,4 +65,4 @@ COMMENT ON COLUMN {outcomes}.execution_time   IS 'Seconds that the task ran, or 
 COMMENT ON COLUMN {outcomes}.queued_at        IS 'When the task was sent.';
 COMMENT ON COLUMN {outcomes}.started_at       IS 'When a worker began the task.';
 COMMENT ON COLUMN {outcomes}.finished_at      IS 'When the task ended; NULL while it has not.';
-COMMENT ON COLUMN {outcomes}.expires_at       IS 'When the row may be purged.';
+COMMENT ON COLUMN {outcomes}.expires_at       IS 'When the row disappears from here and may be purged; NULL means never.';

@@ -16,9 +16,9 @@ SELECT task_id,
        started_at,
        finished_at
 FROM {results}
-WHERE status = 'FAILURE';
+WHERE status = 'FAILURE' AND (expires_at IS NULL OR expires_at > now());
 
-COMMENT ON VIEW {failures} IS 'Every task that failed, with what it raised.';
+COMMENT ON VIEW {failures} IS 'Every task that failed, with what it raised, until it expires.';
 COMMENT ON COLUMN {failures}.task_id        IS 'The task''s id.';
 COMMENT ON COLUMN {failures}.task_name      IS 'The task''s name.';
 COMMENT ON COLUMN {failures}.error_type     IS 'The class of what the task raised.';

@@ -9,10 +9,10 @@ WITH histogram AS (
            max(finished_at) AS last_finished_at
     FROM (
         SELECT task_name, execution_time, status = 'FAILURE' AS failed, finished_at,
-               floor(100 * ln(greatest(execution_time, 1e-6))) AS duration_class,
+               floor(100.5 * ln(greatest(execution_time, 1e-6))) AS duration_class,
                date_part('epoch', started_at - queued_at) AS wait
         FROM {results}
-        WHERE finished_at IS NOT NULL
+        WHERE finished_at IS NOT NULL AND (expires_at IS NULL OR expires_at > now())
     ) AS measured
     GROUP BY task_name, duration_class
 ), cumulated AS (
@@ -37,7 +37,7 @@ SELECT task_name,
 FROM cumulated
 GROUP BY task_name;
 
-COMMENT ON VIEW {stats} IS 'What each task does, of all that is stored: how many, how many failed, how long. Durations in seconds.';
+COMMENT ON VIEW {stats} IS 'What each task does, of all that is stored and has not expired: how many, how many failed, how long. Durations in seconds.';
 COMMENT ON COLUMN {stats}.task_name        IS 'The task''s name.';
 COMMENT ON COLUMN {stats}.total            IS 'How many ended.';
 COMMENT ON COLUMN {stats}.succeeded        IS 'How many of them succeeded.';

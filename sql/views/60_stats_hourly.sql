@@ -4,8 +4,8 @@ CREATE OR REPLACE VIEW {stats_hourly} AS
 WITH hours AS (
     SELECT hour
     FROM generate_series(
-        (SELECT date_trunc('hour', min(finished_at), 'UTC') FROM {results}),
-        (SELECT max(finished_at) FROM {results}),
+        (SELECT date_trunc('hour', min(finished_at), 'UTC') FROM {results} WHERE finished_at > '-infinity'),
+        (SELECT max(finished_at) FROM {results} WHERE finished_at < 'infinity'),
         interval '1 hour') AS hour
 )
 SELECT hours.hour, counted.*
@@ -25,10 +25,11 @@ CROSS JOIN LATERAL (
            max(date_part('epoch', started_at - queued_at))   AS max_wait
     FROM {results}
     WHERE finished_at >= hours.hour AND finished_at < hours.hour + interval '1 hour'
+      AND (expires_at IS NULL OR expires_at > now())
     GROUP BY task_name
 ) AS counted;
 
-COMMENT ON VIEW {stats_hourly} IS 'What each task does in each hour; add a condition on "hour", which makes it fast. Durations in seconds.';
+COMMENT ON VIEW {stats_hourly} IS 'What each task does in each hour, of all that has not expired; add a condition on "hour", which makes it fast. Durations in seconds.';
 COMMENT ON COLUMN {stats_hourly}.hour             IS 'When the hour begins that they ended in; hours are those of UTC.';
 COMMENT ON COLUMN {stats_hourly}.task_name        IS 'The task''s name.';
 COMMENT ON COLUMN {stats_hourly}.total            IS 'How many ended.';

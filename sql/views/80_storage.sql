@@ -3,7 +3,11 @@
 
 CREATE OR REPLACE VIEW {storage} AS
 WITH relations (part, id) AS (
-    VALUES ('results', {results_literal}::regclass::oid), ('progress', {progress_literal}::regclass::oid)
+    VALUES ('results', {results_literal}::regclass::oid),
+           ('progress', {progress_literal}::regclass),
+           ('rollup', {rollup_literal}::regclass),
+           ('rollup_hours', {rollup_hours_literal}::regclass),
+           ('rollup_marks', {rollup_marks_literal}::regclass)
 ), estimated AS (
     SELECT nullif(reltuples, -1)::bigint AS rows FROM pg_catalog.pg_class
     WHERE oid = {results_literal}::regclass
@@ -40,7 +44,7 @@ SELECT 'SUCCESS', 'status', NULL, NULL,
        greatest(0, estimated.rows - failed.rows - (SELECT coalesce(sum(rows), 0) FROM unfinished))::bigint
 FROM estimated, failed;
 
-COMMENT ON VIEW {storage} IS 'The room that tables, large values and indexes take, and how many rows there are of each status.';
+COMMENT ON VIEW {storage} IS 'The room that tables, large values and indexes take, and how many rows there are of each status, those that have expired included.';
 COMMENT ON COLUMN {storage}.part  IS 'Which table or index, or which status.';
 COMMENT ON COLUMN {storage}.kind  IS 'table, large values (TOAST), index or status.';
 COMMENT ON COLUMN {storage}.bytes IS 'Its size in bytes; NULL of a status.';

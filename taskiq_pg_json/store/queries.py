@@ -139,8 +139,9 @@ def _clear_errors(timeout: float | None) -> Iterator[None]:
     try:
         yield
     except psycopg.errors.QueryCanceled as error:
+        limit = "the session's statement_timeout" if timeout is None else f"{timeout} s"
         raise SearchTimeoutError(
-            f"The search took longer than {timeout} s and was given up: narrow it down by "
+            f"The search took longer than {limit} and was given up: narrow it down by "
             "task_name=, since= or a filter that an index serves, or give a longer timeout=."
         ) from error
     except _REFUSALS as error:

@@ -1,4 +1,4 @@
-"""Keeps the hourly rollup of durations, from which statistics of long spans are answered.
+"""Keeps the rollup of durations by hour and day, from which statistics of long spans are answered.
 
 How its counts stay those of the rows stands in ``sql/migrations/0002_rollup.sql``.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from datetime import timedelta
+from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
+from taskiq_pg_json.errors import SearchTimeoutError
 from taskiq_pg_json.schema import queries
+from taskiq_pg_json.store.fragments import compose
+from taskiq_pg_json.store.queries import QueryRunner
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -25,12 +28,20 @@ if TYPE_CHECKING:
     from taskiq_pg_json.store.filters import FilterArguments
 
 _HOUR = timedelta(hours=1)
+_DAY = timedelta(days=1)
 _FILTERS = frozenset({"task_name", "status", "since", "until"})
 _KEYS = frozenset({"task_name", "status"})
-_AT_ONCE = 8  # hours with rows in one transaction
+_AT_ONCE = 8  # hours with rows in one transaction, or days to be summed up
 _FOR_WRITERS = 1.0  # seconds to wait for transactions that began before an hour was known
-_IN_PASSING = 0.05  # likewise, where somebody waits for an answer
+_FOR_WRITERS_IN_PASSING = 0.05  # likewise, where somebody waits for an answer
+_SHARE_IN_PASSING = 0.5  # of the time that the answer may take
 _POLL = 0.01  # seconds
+_TROUBLE = (
+    psycopg.OperationalError,
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.ReadOnlySqlTransaction,
+    SearchTimeoutError,
+)
 
 
 def answers(given: FilterArguments, keys: Collection[str], width: timedelta | None) -> bool:
@@ -42,54 +53,91 @@ def answers(given: FilterArguments, keys: Collection[str], width: timedelta | No
     )
 
 
+def days_will_do(width: timedelta | None) -> bool:
+    """Whether buckets of this width hold each day of UTC as a whole."""
+    return width is None or not width % _DAY
+
+
 class Rollup:
-    """Counts elapsed hours, and again when their rows have changed."""
+    """Counts elapsed hours and sums them up by day, and again when their rows have changed."""
 
     def __init__(self, connections: Connections, names: Names) -> None:
         self._connections = connections
-        self._statements = {
-            name: names.statement(text)
-            for name, text in queries().items()
-            if name.startswith("rollup_")
-        }
-        self._limit = names.statement(queries()["statement_timeout"])
+        self._runner = QueryRunner(connections, names)
+        self._lock, self._count_hours, self._limit = (
+            names.statement(queries()[name])
+            for name in ("rollup_lock", "rollup_count", "statement_timeout")
+        )
+        stays = compose("stays")
+        self._days_due = compose("rollup_days_due", stays=stays)
+        self._sum_days = names.statement(compose("rollup_sum", stays=stays))
 
     async def is_of_use(
         self, since: datetime | None, until: datetime | None, timeout: float | None
     ) -> bool:
-        """Whether a span of time has hours that the rollup can answer; counts one that is due."""
+        """Whether a span of time has hours that the rollup can answer; counts one that is due.
+
+        Where none is, it sums up a day that is.
+
+        Where the rollup is locked, or may not be written after all, the rows can answer.
+        """
         if since is not None and until is not None and since >= until:
             return False
-        access = await self._run("rollup_access")
-        if not access or not access[0][0]:
-            return False
-        if access[0][1]:
-            # Too long an hour for the time there is: its rows answer.
-            with suppress(psycopg.errors.QueryCanceled):
-                await self._refresh_some(1, wait=_IN_PASSING, timeout=timeout)
-        ((useful,),) = await self._run("rollup_useful", since=since, until=until)
-        return bool(useful)
+        limit = None if timeout is None else timeout * _SHARE_IN_PASSING
+        with suppress(*_TROUBLE):
+            ((kept, readable, writable),) = await self._fetch("rollup_access", limit)
+            if not kept or not readable:
+                return False
+            if writable:
+                with suppress(*_TROUBLE):
+                    counted = await self._refresh_some(
+                        1, wait=_FOR_WRITERS_IN_PASSING, timeout=limit
+                    )
+                    if not counted:
+                        await self._sum((await self._days(limit))[:1], limit)
+            span = {"since": since, "until": until}
+            ((useful,),) = await self._fetch("rollup_useful", limit, **span)
+            return bool(useful)
+        return False
 
     async def refresh(self, timeout: float | None) -> int:
-        """Count the hours that are due, a few at a time; how many they were."""
+        """Count the hours that are due, each once and a few at a time; how many they were."""
+        ((kept, *_),) = await self._fetch("rollup_access")
+        if not kept:
+            return 0
         deadline = None if timeout is None else time.monotonic() + timeout
-        counted = 0
+        counted: set[datetime] = set()
         while deadline is None or time.monotonic() < deadline:
-            done = await self._refresh_some(_AT_ONCE, wait=_FOR_WRITERS, timeout=None)
+            done = await self._refresh_some(_AT_ONCE, wait=_FOR_WRITERS, besides=counted)
             if not done:
                 break
-            counted += done
-        return counted
+            counted |= done
+        days = await self._days()
+        while days and (deadline is None or time.monotonic() < deadline):
+            await self._sum(days[:_AT_ONCE])
+            days = days[_AT_ONCE:]
+        return len(counted)
 
-    async def _refresh_some(self, limit: int, *, wait: float, timeout: float | None) -> int:
-        """Count the hours that are due and empty, and so many others."""
-        await self._run("rollup_announce")
-        due = await self._run("rollup_due")
+    async def _refresh_some(
+        self,
+        limit: int,
+        *,
+        wait: float,
+        timeout: float | None = None,
+        besides: Collection[datetime] = (),
+    ) -> set[datetime]:
+        """Count the hours that are due and empty, and so many others; which they were."""
+        await self._fetch("rollup_announce", timeout)
+        found = [
+            (hour.astimezone(timezone.utc), first, full)
+            for hour, first, full in await self._fetch("rollup_due", timeout)
+        ]
+        due = [row for row in found if row[0] not in besides]
         empty = [row for row in due if not row[2]]
         chosen = [*empty, *[row for row in due if row[2]][:limit]]
         if any(first for _, first, _ in chosen) and not await self._writers_have_ended(wait):
             chosen = [row for row in chosen if not row[1]]
-        return await self._count([hour for hour, *_ in chosen], timeout) if chosen else 0
+        return await self._count([hour for hour, *_ in chosen], timeout) if chosen else set()
 
     async def _writers_have_ended(self, wait: float) -> bool:
         """Wait for the transactions that may have changed hours before these were known."""
@@ -103,23 +151,39 @@ class Rollup:
         return True
 
     async def _writers(self) -> set[str]:
-        return {writer for (writer,) in await self._run("rollup_writers")}
+        return {writer for (writer,) in await self._fetch("rollup_writers")}
 
-    async def _count(self, hours: Sequence[datetime], timeout: float | None) -> int:
-        async def operation(connection: Connection) -> int:
+    async def _count(self, hours: Sequence[datetime], timeout: float | None) -> set[datetime]:
+        found = await self._alone(self._count_hours, {"hours": list(hours)}, timeout)
+        return {hour.astimezone(timezone.utc) for (hour,) in found}
+
+    async def _days(self, timeout: float | None = None) -> list[datetime]:
+        """Return the days that are to be summed up."""
+        found = await self._runner.fetch(self._days_due, {}, timeout)
+        return [day.astimezone(timezone.utc) for (day,) in found]
+
+    async def _sum(self, days: Sequence[datetime], timeout: float | None = None) -> None:
+        if days:
+            await self._alone(self._sum_days, {"days": list(days)}, timeout)
+
+    async def _alone(
+        self, statement: bytes, values: dict[str, Any], timeout: float | None
+    ) -> list[Any]:
+        """Run a statement while nobody else counts; nothing at all where somebody does."""
+
+        async def operation(connection: Connection) -> list[Any]:
             async with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
                 if timeout is not None:
                     limit = f"{max(1, round(timeout * 1000))}ms"
                     await cursor.execute(self._limit, {"statement_timeout": limit})
-                await cursor.execute(self._statements["rollup_lock"], prepare=False)
+                await cursor.execute(self._lock, {}, prepare=False)
                 if await cursor.fetchone() != (True,):
-                    return 0
+                    return []
                 # A statement of its own: its snapshot must see what the last holder has counted.
-                count = self._statements["rollup_count"]
-                await cursor.execute(count, {"hours": list(hours)}, prepare=False)
-                return len(await cursor.fetchall())
+                await cursor.execute(statement, values, prepare=False)
+                return await cursor.fetchall()
 
         return await self._connections.run(operation)
 
-    async def _run(self, name: str, **values: object) -> list[Any]:
-        return await self._connections.execute(self._statements[name], values, prepare=False)
+    async def _fetch(self, name: str, timeout: float | None = None, **values: object) -> list[Any]:
+        return await self._runner.fetch(queries()[name], values, timeout)

@@ -11,7 +11,7 @@ from taskiq_pg_json.errors import FilterError
 from taskiq_pg_json.records import FailureGroup, Rows, StatsRow
 from taskiq_pg_json.store.filters import moment
 from taskiq_pg_json.store.fragments import Fragments, compose
-from taskiq_pg_json.store.rollup import answers
+from taskiq_pg_json.store.rollup import answers, days_will_do
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +42,7 @@ _QUERIES = {  # by whether the rollup is of use, and whether there are buckets
     (True, True): "stats_from_rollup",
 }
 _MAX_BUCKETS = 10_000
+_MAX_ROWS = 500_000
 _MAX_GROUPS = 10_000
 
 
@@ -75,7 +76,11 @@ class Statistician:
         shares = [_share(percentile) for percentile in percentiles]
         width = _width(bucket)
         # Bounds that count back from now are of one moment in all that follows.
-        bounds = {name: moment(name, given[name]) for name in _BOUNDS if name in given}
+        bounds = {
+            name: moment(name, given[name]).astimezone(timezone.utc)
+            for name in _BOUNDS
+            if name in given
+        }
         since, until = bounds.get("since"), bounds.get("until")
         given = cast("FilterArguments", {**given, **bounds})
         filters = await self._searcher.filters(given, task)
@@ -91,7 +96,13 @@ class Statistician:
             conditions=filters.visible(fragments),
             from_histogram=compose("from_histogram", key_names=key_names),
         )
-        values = {"shares": shares, "width": width, "since": since, "until": until}
+        values = {
+            "shares": shares,
+            "width": width,
+            "since": since,
+            "until": until,
+            "days": days_will_do(width),
+        }
         found = await self._runner.fetch(query, fragments.values | values, timeout)
         rows = [_stats_row(row, keys, percentiles) for row in found]
         if width is None:
@@ -172,9 +183,21 @@ def _without_gaps(
     buckets: Sequence[datetime],
     percentiles: Sequence[float],
 ) -> Iterator[StatsRow]:
-    """Give a row of each group for each bucket, empty where nothing ended in it."""
-    for _, members in groupby(rows, key=lambda row: tuple(row.group.values())):
-        found = {row.bucket: row for row in members}
+    """Give a row of each group for each bucket, empty where nothing ended in it.
+
+    Raises:
+        FilterError: these are too many rows.
+    """
+    groups = [
+        {row.bucket: row for row in members}
+        for _, members in groupby(rows, key=lambda row: tuple(row.group.values()))
+    ]
+    if len(groups) * len(buckets) > _MAX_ROWS:
+        raise FilterError(
+            f"{len(groups)} groups in {len(buckets)} buckets make more than {_MAX_ROWS} rows: give "
+            "wider buckets, a shorter span of time or fewer by=."
+        )
+    for found in groups:
         group = next(iter(found.values())).group
         for bucket in buckets:
             yield found.get(bucket) or StatsRow(
@@ -198,8 +221,8 @@ def _span(
     count = (last - first) // width + 1
     if count > _MAX_BUCKETS:
         raise FilterError(
-            f"bucket={width} makes {count} buckets, more than {_MAX_BUCKETS}: give a wider one or "
-            "a later since=."
+            f"bucket={width} makes {count} buckets, more than {_MAX_BUCKETS}: give a wider one, a "
+            "later since= or an earlier until=."
         )
     return [first + number * width for number in range(count)]
 
@@ -219,6 +242,6 @@ def _width(bucket: Bucket | timedelta | None) -> timedelta | None:
 
 
 def _share(percentile: float) -> float:
-    if not 0 <= percentile <= 100:  # noqa: PLR2004 - per cent
+    if not isinstance(percentile, int | float) or not 0 <= percentile <= 100:  # noqa: PLR2004 - per cent
         raise FilterError(f"percentiles: {percentile!r} is not between 0 and 100.")
     return percentile / 100
