@@ -43,3 +43,15 @@ async def test_text_comes_through_in_any_encoding_of_the_client(connection, text
 async def test_what_is_neither_text_nor_bytes_is_left_to_psycopg(connection):
     rows = await connection.execute("SELECT unnest(%b::float8[])", [as_array([1.5, None])])
     assert await rows.fetchall() == [(1.5,), (None,)]
+
+
+async def test_an_owner_of_the_connection_sends_arrays_as_ever(connection):
+    await connection.execute("CREATE TEMP TABLE copied (texts text[], data bytea[])")
+    rows = [([["a", None], ["é", ""]], [b"1", b""]), (["b"], [])]
+    async with connection.cursor() as cursor:
+        async with cursor.copy("COPY copied FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(["text[]", "bytea[]"])
+            for row in rows:
+                await copy.write_row(row)
+        await cursor.execute("SELECT * FROM copied")
+        assert await cursor.fetchall() == rows

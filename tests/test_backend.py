@@ -4,11 +4,14 @@ import asyncio
 import copy
 import pickle
 import uuid
+from collections import OrderedDict
 from datetime import datetime, timedelta, timezone
+from types import MappingProxyType
 
 import pytest
 from psycopg import sql
 from road import EVERY_METHOD, finished, rows_in, stored
+from sameness import same
 from taskiq import AsyncTaskiqTask, TaskiqResult
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 from taskiq.exceptions import ResultGetError
@@ -17,6 +20,7 @@ from taskiq_pg_json import (
     ConfigurationError,
     InvalidTaskIdError,
     JsonbResultBackend,
+    Outcome,
     ResultDecodeError,
     ResultIsMissingError,
     TaskiqPgJsonError,
@@ -44,6 +48,14 @@ class TestResults:
         assert got.execution_time == 1.23456789
         assert got.is_err is False
         assert got.error is None
+
+    @pytest.mark.parametrize("labels", [{}, OrderedDict(), MappingProxyType({})])
+    @pytest.mark.parametrize("value", [1, (1,)])
+    async def test_empty_labels_come_back_in_their_own_type(self, backend, labels, value):
+        await backend.store.set_result("id", Outcome(return_value=value, labels=labels))
+        got = await backend.get_result("id")
+        assert same(got.labels, labels)
+        assert same(got.return_value, value)
 
     async def test_a_result_is_all_that_taskiq_would_have_made_of_it(self, backend):
         await backend.set_result("id", finished([1], labels={"a": 1}))

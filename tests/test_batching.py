@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -197,6 +198,18 @@ async def test_a_cancelled_caller_takes_back_only_its_own_waiting_item():
     assert sorted(item.number for item in server.flushed) == [0, 1, 3, 4]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="has no eager tasks")
+async def test_a_batcher_closes_where_tasks_begin_at_once():
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    server = Server(turns=3)
+    batcher = make_batcher(server)
+    first, second = (asyncio.create_task(submitted(batcher, Item(n, str(n)))) for n in range(2))
+    second.cancel()
+    await asyncio.wait_for(batcher.close(), 5)
+    assert await first == 0
+    assert [item.number for item in server.flushed] == [0]
+
+
 # What happens, in turn: an item arrives, a caller is cancelled, time passes.
 arrivals = st.tuples(
     st.just("submit"),
@@ -224,8 +237,15 @@ slow_or_lossy_servers = st.builds(
 )
 
 
-async def play(plan, batcher):
+# How an event loop makes tasks: by default, or such as begin at once.
+task_factories = st.sampled_from(
+    [None, *filter(None, [getattr(asyncio, "eager_task_factory", None)])]
+)
+
+
+async def play(plan, batcher, task_factory):
     """Do what the script says, then close; the items and the tasks that submitted them."""
+    asyncio.get_running_loop().set_task_factory(task_factory)
     items, tasks = [], []
     for action in plan["script"][: plan["close_at"]]:
         if action[0] == "submit":
@@ -241,10 +261,10 @@ async def play(plan, batcher):
     return items, tasks
 
 
-@given(plan=plans, options=options, server=slow_or_lossy_servers)
-def test_every_accepted_item_ends_exactly_once(plan, options, server):
+@given(plan=plans, options=options, server=slow_or_lossy_servers, task_factory=task_factories)
+def test_every_accepted_item_ends_exactly_once(plan, options, server, task_factory):
     batcher = make_batcher(server, max_rows=3, max_bytes=10, **options)
-    items, tasks = asyncio.run(play(plan, batcher))
+    items, tasks = asyncio.run(play(plan, batcher, task_factory))
     note(f"batches: {server.batches}")
     assert all(task.done() for task in tasks)
     flushed = [item.number for item in server.flushed]

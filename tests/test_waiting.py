@@ -7,11 +7,13 @@ import uuid
 
 import pytest
 from psycopg import sql
+from road import eventually
 from taskiq import InMemoryBroker, gather
 
 from taskiq_pg_json import (
     ConfigurationError,
     JsonbResultBackend,
+    NotStartedError,
     Outcome,
     Progress,
     ResultStore,
@@ -157,6 +159,28 @@ async def test_what_ended_while_the_listener_was_away_is_found(
     assert "listening connection was lost" in caplog.text
 
 
+async def test_the_listener_outlives_a_dsn_that_fails_for_a_while(
+    dsn, table_name, admin, monkeypatch, caplog
+):
+    monkeypatch.setattr(listen, "_RECONNECT", 0.05)
+    failures = []
+
+    def refreshed_dsn():
+        if failures:
+            raise failures.pop()
+        return dsn
+
+    async with ResultStore(refreshed_dsn, table_name=table_name) as store:
+        with store._listener.subscribed(()):
+            await asyncio.wait_for(store._listener._hearing.wait(), 10)
+            failures += [LookupError("no password yet"), LookupError("no password yet")]
+            pid = await listener_pid(admin, store.names)
+            admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+            await eventually(lambda: not failures)
+            await asyncio.wait_for(store._listener._hearing.wait(), 10)
+    assert caplog.text.count("no password yet") == 2
+
+
 async def test_garbage_on_the_channel_disturbs_nobody(hearing_store, admin):
     channel = hearing_store.names.channel("ended")
     ids = new_ids(1)
@@ -184,6 +208,22 @@ async def test_the_listener_uses_one_connection_that_it_closes(hearing_store, ad
         await asyncio.sleep(0.05)
     assert admin.execute(count).fetchone() == (0,)
     await hearing_store.startup()
+
+
+async def test_a_wait_ends_when_its_store_is_shut_down(hearing_store):
+    waits = [
+        asyncio.create_task(wait)
+        for wait in (
+            hearing_store.wait(new_ids(2)),
+            hearing_store.is_ready("none", timeout=NEVER),
+            anext(hearing_store.watch_progress("none")),
+        )
+    ]
+    await asyncio.sleep(0.2)
+    await hearing_store.shutdown()
+    _, pending = await asyncio.wait(waits, timeout=10)
+    assert not pending
+    assert {type(wait.exception()) for wait in waits} == {NotStartedError}
 
 
 async def test_polling_takes_over_where_notifications_do_not_arrive(

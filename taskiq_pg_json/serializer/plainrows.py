@@ -31,6 +31,7 @@ _LEVELS = 4
 _FEW = 4
 _WIDE = 16
 _LONG = 64
+_MUCH_TEXT = 1_024
 _FRAME = 64
 """More bytes than a container has in a sidecar beside its keys, and in itself when it is empty."""
 
@@ -85,6 +86,8 @@ def _node(layouts: Layouts, cls: type, value: Any, levels: int) -> dict[str, obj
 def _node_of_dict(layouts: Layouts, value: dict[str, Any], levels: int) -> dict[str, object]:
     layout = layouts[tuple(value)]
     if _SETTLED.issuperset(map(type, value.values())):
+        if len(value) > _WIDE:
+            _look_out_for_text(next(iter(value.values())))
         return layout
     if not levels or len(value) > _WIDE:
         raise _NotPlainError
@@ -104,6 +107,8 @@ def _node_of_list(layouts: Layouts, value: list[Any], levels: int) -> dict[str, 
     if not levels or len(value) > _LONG:
         raise _NotPlainError
     if kinds <= _SETTLED:
+        if len(value) > _FEW:
+            _look_out_for_text(value[0])
         return None
     if kinds == _DICTS:
         first = _node_of_rows(layouts, value, levels - 1)
@@ -119,6 +124,8 @@ def _node_of_rows(
 ) -> dict[str, object] | None:
     """What the sidecar says of each of these dicts, if it says the same of all."""
     if len(rows) > _FEW:
+        for cell in rows[0].values():
+            _look_out_for_text(cell)
         names = set(map(tuple, rows))
         kinds = set(map(type, chain.from_iterable(map(dict.values, rows))))
         if len(names) == 1 and kinds <= _FLAT:
@@ -133,6 +140,12 @@ def _node_of_rows(
     if nodes.count(nodes[0]) < len(nodes):
         raise _NotPlainError
     return nodes[0]
+
+
+def _look_out_for_text(first: object) -> None:
+    """Refuse a long text at the head of many: it may be the same, written again for each."""
+    if type(first) is str and len(first) > _MUCH_TEXT:
+        raise _NotPlainError
 
 
 def read_plain(row: EncodedRow) -> dict[str, object] | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from psycopg import AsyncConnection
+    from psycopg.abc import AdaptContext
 
 _TEXT, _BYTEA = postgres.types["text"], postgres.types["bytea"]
 _NULL = b"\xff\xff\xff\xff"
@@ -46,17 +47,24 @@ class _ByteaArray(_Array):
 
 class _ArrayDumper(Dumper):
     format = Format.BINARY
+    array_oid: ClassVar[int]
+
+    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
+        super().__init__(cls, context)
+        # The class has none: it would be taken for the type's, for all that the connection's
+        # owner sends by type.
+        self.oid = self.array_oid
 
     def dump(self, obj: _Array) -> bytes:
         return obj.data
 
 
 class _TextArrayDumper(_ArrayDumper):
-    oid = _TEXT.array_oid
+    array_oid = _TEXT.array_oid
 
 
 class _ByteaArrayDumper(_ArrayDumper):
-    oid = _BYTEA.array_oid
+    array_oid = _BYTEA.array_oid
 
 
 def as_array(column: Sequence[object]) -> object:

@@ -127,8 +127,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._active < self._lanes:
-            self._start(self._lane())
             self._active += 1
+            self._start(self._lane())
         return future
 
     async def _turn(self) -> None:
@@ -157,8 +157,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
     def _wake(self) -> None:
         """Go on with what waits, or tell ``close()`` that nothing does."""
         if self._waiting and self._active < self._lanes:
-            self._start(self._lane())
             self._active += 1
+            self._start(self._lane())
         elif self._closed and not (
             self._waiting or self._active or self._in_flight or self._admitted
         ):

@@ -10,15 +10,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import orjson
-import psycopg
 
-from taskiq_pg_json.errors import TaskiqPgJsonError
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import EVERYTHING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import psycopg
     from typing_extensions import Self
 
     from taskiq_pg_json.schema import Names
@@ -140,13 +139,14 @@ class Listener:
                 del self._subscriptions[task_id]
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and have every subscriber look once more."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
         self._hearing.clear()
+        self._tell_all()
 
     async def _listen(self) -> None:
         while True:
@@ -155,7 +155,7 @@ class Listener:
                 async with connection:
                     if not await self._listen_on(connection):
                         return
-            except (psycopg.Error, TaskiqPgJsonError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - of the server, or of the dsn's callable
                 logger.warning("The listening connection was lost, opening it again: %s", error)
             self._hearing.clear()
             self._tell_all()

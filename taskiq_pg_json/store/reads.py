@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _FAILURE = Status.FAILURE.value
+_NO_LABELS = b"{}"
 _HEAVY_BYTES = 1 << 20  # as stored, which may be compressed
 
 
@@ -167,6 +168,8 @@ class Reader:
             columns["error"] = error
         if labels is not None:
             columns["labels"] = labels
+        elif types is not None and b'"labels"' in types:  # empty, but of some other type than dict
+            columns["labels"] = _NO_LABELS
         values = self._serializer.decode(EncodedRow(columns, types, pickled), task_id=task_id)
         return Outcome(
             values.get("return_value"),

@@ -121,6 +121,11 @@ def test_what_is_damaged_or_unusual_is_left_to_the_decoder(plain, node):
         {"a": (1, 2)},
         [{"a": 1}, None],
         list(range(100)),
+        ["long " * 300] * 5,
+        {"a": ["long " * 300] * 5},
+        {f"{number:02}": "long " * 300 for number in range(20)},
+        [{"a": 1, "b": "long " * 300}] * 5,
+        [{"a": "long " * 300, "b": {"a": 1}}] * 5,
     ],
 )
 def test_what_needs_care_is_left_to_the_other_writer(value):
