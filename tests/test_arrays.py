@@ -9,7 +9,12 @@ from taskiq_pg_json.store.arrays import adapt, as_array
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=5)
 columns = st.sampled_from(
-    [("text[]", texts), ("text[]", st.text("ab\\'\"{},")), ("bytea[]", st.binary(max_size=5))]
+    [
+        ("text[]", texts),
+        ("text[]", st.text("ab\\'\"{},")),
+        ("bytea[]", st.binary(max_size=5)),
+        ("int[]", st.integers(-(2**31), 2**31 - 1)),
+    ]
 ).flatmap(
     lambda kind: st.tuples(st.just(kind[0]), st.lists(st.none() | kind[1], min_size=1, max_size=9))
 )

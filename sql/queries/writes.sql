@@ -1,15 +1,15 @@
 -- finish --
 -- Store how tasks ended. A row that the middleware said nothing of keeps what an earlier one said; an
--- attempt that began before the one whose end is there already changes nothing.
+-- attempt that began before the one whose end is there already changes nothing. No labels come as NULL.
 INSERT INTO {results} AS result (
     task_id, task_name, worker, status, return_value, error, args, kwargs, labels, log,
     execution_time, queued_at, started_at, finished_at, expires_at, types, pickled, serializer)
 SELECT task_id::{task_id_type}, task_name, worker, status,
        convert_from(return_value, 'UTF8')::jsonb, convert_from(error, 'UTF8')::jsonb,
        convert_from(args, 'UTF8')::jsonb, convert_from(kwargs, 'UTF8')::jsonb,
-       convert_from(labels, 'UTF8')::jsonb, log, execution_time, queued_at, started_at,
+       coalesce(convert_from(labels, 'UTF8')::jsonb, '{{}}'), log, execution_time, queued_at, started_at,
        coalesce(finished_at, now()), coalesce(finished_at, now()) + %(ttl)b::interval,
-       convert_from(types, 'UTF8')::jsonb, pickled, %(serializer)s::text
+       types, pickled, %(serializer)s::text
 FROM {batch}
 ON CONFLICT (task_id) DO UPDATE SET
     task_name      = coalesce(excluded.task_name, result.task_name),
@@ -45,19 +45,21 @@ WHERE result.finished_at IS NULL OR (excluded.started_at < result.started_at) IS
         %(labels)b::bytea AS labels, %(log)s::text AS log,
         %(execution_time)b::float8 AS execution_time, %(queued_at)b::timestamptz AS queued_at,
         %(started_at)b::timestamptz AS started_at, %(finished_at)b::timestamptz AS finished_at,
-        %(types)b::bytea AS types, %(pickled)b::bytea AS pickled) AS batch
+        convert_from(%(types)b::bytea, 'UTF8')::jsonb AS types, %(pickled)b::bytea AS pickled) AS batch
 
 -- finish_many --
--- A batch of rows, a column an array.
-unnest(
+-- A batch of rows, a column an array. Rows of one task have one sidecar: each is sent, and parsed, once.
+(SELECT row.*, (SELECT array_agg(convert_from(sidecar, 'UTF8')::jsonb)
+                   FROM unnest(%(kinds)b::bytea[]) AS sidecar)[kind] AS types
+ FROM unnest(
     %(task_id)b::text[], %(task_name)b::text[], %(worker)b::text[], %(status)b::text[],
     %(return_value)b::bytea[], %(error)b::bytea[], %(args)b::bytea[], %(kwargs)b::bytea[],
     %(labels)b::bytea[], %(log)b::text[], %(execution_time)b::float8[],
     %(queued_at)b::timestamptz[], %(started_at)b::timestamptz[], %(finished_at)b::timestamptz[],
-    %(types)b::bytea[], %(pickled)b::bytea[]
-) AS batch (
+    %(kind)b::int[], %(pickled)b::bytea[]
+ ) AS row (
     task_id, task_name, worker, status, return_value, error, args, kwargs, labels, log,
-    execution_time, queued_at, started_at, finished_at, types, pickled)
+    execution_time, queued_at, started_at, finished_at, kind, pickled)) AS batch
 
 -- record_state --
 -- Store that tasks were queued, started or will be retried. Never touches the row of a task that has
@@ -67,8 +69,8 @@ INSERT INTO {results} AS result (
     types, pickled, serializer)
 SELECT task_id::{task_id_type}, task_name, worker, status, convert_from(error, 'UTF8')::jsonb,
        convert_from(args, 'UTF8')::jsonb, convert_from(kwargs, 'UTF8')::jsonb,
-       convert_from(labels, 'UTF8')::jsonb, queued_at, started_at,
-       convert_from(types, 'UTF8')::jsonb, pickled, %(serializer)s::text
+       coalesce(convert_from(labels, 'UTF8')::jsonb, '{{}}'), queued_at, started_at,
+       types, pickled, %(serializer)s::text
 FROM {batch}
 ON CONFLICT (task_id) DO UPDATE SET
     task_name  = excluded.task_name,
@@ -92,18 +94,20 @@ WHERE result.finished_at IS NULL
         %(status)s::text AS status, %(error)b::bytea AS error, %(args)b::bytea AS args,
         %(kwargs)b::bytea AS kwargs, %(labels)b::bytea AS labels,
         %(queued_at)b::timestamptz AS queued_at, %(started_at)b::timestamptz AS started_at,
-        %(types)b::bytea AS types, %(pickled)b::bytea AS pickled) AS batch
+        convert_from(%(types)b::bytea, 'UTF8')::jsonb AS types, %(pickled)b::bytea AS pickled) AS batch
 
 -- record_state_many --
 -- A batch of rows, a column an array.
-unnest(
+(SELECT row.*, (SELECT array_agg(convert_from(sidecar, 'UTF8')::jsonb)
+                   FROM unnest(%(kinds)b::bytea[]) AS sidecar)[kind] AS types
+ FROM unnest(
     %(task_id)b::text[], %(task_name)b::text[], %(worker)b::text[], %(status)b::text[],
     %(error)b::bytea[], %(args)b::bytea[], %(kwargs)b::bytea[], %(labels)b::bytea[],
-    %(queued_at)b::timestamptz[], %(started_at)b::timestamptz[], %(types)b::bytea[],
+    %(queued_at)b::timestamptz[], %(started_at)b::timestamptz[], %(kind)b::int[],
     %(pickled)b::bytea[]
-) AS batch (
+ ) AS row (
     task_id, task_name, worker, status, error, args, kwargs, labels, queued_at, started_at,
-    types, pickled)
+    kind, pickled)) AS batch
 
 -- discard_state --
 -- Forget an attempt that leaves no result, unless another attempt has begun or the task has ended.
@@ -115,7 +119,7 @@ WHERE task_id = %(task_id)s::text::{task_id_type}
 -- Store the latest progress of tasks.
 INSERT INTO {progress} AS progress (task_id, state, meta, types, pickled, updated_at)
 SELECT task_id::{task_id_type}, state, convert_from(meta, 'UTF8')::jsonb,
-       convert_from(types, 'UTF8')::jsonb, pickled, now()
+       types, pickled, now()
 FROM {batch}
 ON CONFLICT (task_id) DO UPDATE SET
     state      = excluded.state,
@@ -127,12 +131,14 @@ ON CONFLICT (task_id) DO UPDATE SET
 -- set_progress_one --
 -- A batch of one row.
 (SELECT %(task_id)s::text AS task_id, %(state)s::text AS state, %(meta)b::bytea AS meta,
-        %(types)b::bytea AS types, %(pickled)b::bytea AS pickled) AS batch
+        convert_from(%(types)b::bytea, 'UTF8')::jsonb AS types, %(pickled)b::bytea AS pickled) AS batch
 
 -- set_progress_many --
 -- A batch of rows, a column an array.
-unnest(%(task_id)b::text[], %(state)b::text[], %(meta)b::bytea[], %(types)b::bytea[],
-       %(pickled)b::bytea[]) AS batch (task_id, state, meta, types, pickled)
+(SELECT row.*, (SELECT array_agg(convert_from(sidecar, 'UTF8')::jsonb)
+                   FROM unnest(%(kinds)b::bytea[]) AS sidecar)[kind] AS types
+ FROM unnest(%(task_id)b::text[], %(state)b::text[], %(meta)b::bytea[], %(kind)b::int[],
+             %(pickled)b::bytea[]) AS row (task_id, state, meta, kind, pickled)) AS batch
 
 -- delete --
 -- Delete the results and the progress of tasks; gives the ids whose result was there.

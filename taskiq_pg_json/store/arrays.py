@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
     from psycopg.abc import AdaptContext
 
-_TEXT, _BYTEA = postgres.types["text"], postgres.types["bytea"]
+_TEXT, _BYTEA, _INT = (postgres.types[name] for name in ("text", "bytea", "int4"))
 _NULL = b"\xff\xff\xff\xff"
 _NONE = type(None)
 _head = Struct("!5I").pack
 _length = Struct("!I").pack
+_int = Struct("!i").pack
 
 
 class _Array:
@@ -43,6 +44,10 @@ class _TextArray(_Array):
 
 class _ByteaArray(_Array):
     element = _BYTEA.oid
+
+
+class _IntArray(_Array):
+    element = _INT.oid
 
 
 class _ArrayDumper(Dumper):
@@ -67,8 +72,12 @@ class _ByteaArrayDumper(_ArrayDumper):
     array_oid = _BYTEA.array_oid
 
 
+class _IntArrayDumper(_ArrayDumper):
+    array_oid = _INT.array_oid
+
+
 def as_array(column: Sequence[object]) -> object:
-    """Return what psycopg takes for an array of these values, one type and Nones.
+    """Return what psycopg takes for an array of these values, one type and Nones; ints of 32 bits.
 
     An empty one stands for Nones alone: unnest() pads it with NULLs to the length of the others.
     """
@@ -78,6 +87,8 @@ def as_array(column: Sequence[object]) -> object:
         return _ByteaArray(column)  # type: ignore[arg-type] # as has been seen
     if kinds == {str} and all(map(str.isascii, filter(None, column))):  # type: ignore[arg-type]
         return _TextArray([None if text is None else text.encode() for text in column])  # type: ignore[attr-defined]
+    if kinds == {int}:
+        return _IntArray([None if number is None else _int(number) for number in column])
     return list(column) if kinds else []
 
 
@@ -85,3 +96,4 @@ def adapt(connection: AsyncConnection[Any]) -> None:
     """Teach a connection to send such arrays."""
     connection.adapters.register_dumper(_TextArray, _TextArrayDumper)
     connection.adapters.register_dumper(_ByteaArray, _ByteaArrayDumper)
+    connection.adapters.register_dumper(_IntArray, _IntArrayDumper)

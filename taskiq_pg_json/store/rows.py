@@ -20,11 +20,15 @@ MAX_TASK_NAME_BYTES = 1000
 """With an id as long, what a B-tree of PostgreSQL holds: a third of a page."""
 
 _SUCCESS, _FAILURE = Status.SUCCESS.value, Status.FAILURE.value
+_NO_LABELS = b"{}"
 _SIDE_COLUMNS = ("args", "kwargs", "labels")
 
 
 class ResultRow(NamedTuple):
-    """One row of the results as it goes to the server; JSON as UTF-8 bytes, times aware."""
+    """One row of the results as it goes to the server; JSON as UTF-8 bytes, times aware.
+
+    Labels that are empty are None: most are, and the server need not parse them.
+    """
 
     task_id: str
     status: str
@@ -82,17 +86,21 @@ class RowEncoder:
         except ResultEncodeError as error:
             logger.warning("Task %s is stored as a failure: %s", task_id, error)
             return self.result(task_id, _refused(outcome, error))
-        seconds = outcome.execution_time
-        if info is not None and info.execution_time is not None:
-            seconds = info.execution_time
+        seconds, finished_at = outcome.execution_time, None
+        if info is not None:
+            finished_at = info.finished_at
+            if info.execution_time is not None:
+                seconds = info.execution_time
+        status = _FAILURE if outcome.is_err else _SUCCESS
+        log = outcome.log and _storable(outcome.log)
         return _row(
             task_id,
-            _FAILURE if outcome.is_err else _SUCCESS,
+            status,
             encoded,
             info,
-            log=_storable(outcome.log),
+            log=log,
             execution_time=float(seconds),
-            finished_at=info.finished_at if info is not None else None,
+            finished_at=finished_at,
         )
 
     def refusal(self, task_id: str, outcome: Outcome, reason: Exception) -> ResultRow:
@@ -160,6 +168,7 @@ def _row(
     finished_at: datetime | None = None,
 ) -> ResultRow:
     column = encoded.columns.get
+    labels = column("labels")
     task_name = worker = queued_at = started_at = None
     if info is not None:
         task_name, worker = _cut(_storable(info.task_name)), _storable(info.worker)
@@ -173,7 +182,7 @@ def _row(
         column("error"),
         column("args"),
         column("kwargs"),
-        column("labels"),
+        labels if labels != _NO_LABELS else None,
         log,
         execution_time,
         queued_at,

@@ -37,10 +37,23 @@ class BatchStatement:
         names = rows[0]._fields
         if len(rows) == 1:
             return self._one, dict(zip(names, rows[0], strict=True))
-        return self._many, dict(zip(names, map(as_array, zip(*rows, strict=True)), strict=True))
+        columns: dict[str, Sequence[object]] = dict(
+            zip(names, zip(*rows, strict=True), strict=True)
+        )
+        del columns["size"]
+        del columns["types"]
+        columns["kinds"], columns["kind"] = _sidecars([row.types for row in rows])
+        return self._many, {name: as_array(column) for name, column in columns.items()}
 
     def of_ids(self, task_ids: Sequence[str]) -> tuple[bytes, dict[str, object]]:
         """Return the statement and its values for ids."""
         if len(task_ids) == 1:
             return self._one, {"task_id": task_ids[0]}
         return self._many, {"task_id": as_array(task_ids)}
+
+
+def _sidecars(types: Sequence[bytes | None]) -> tuple[list[bytes], list[int | None]]:
+    """The different sidecars, and the number of each row's among them."""
+    numbers: dict[bytes, int] = {}
+    kind = [None if text is None else numbers.setdefault(text, len(numbers) + 1) for text in types]
+    return list(numbers), kind
