@@ -16,7 +16,7 @@ import psycopg
 from taskiq_pg_json.errors import TaskiqPgJsonError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from taskiq_pg_json.store.connections import Connections
 
@@ -55,7 +55,7 @@ class Announcer:
     async def _send(self) -> None:
         try:
             while self._pending:
-                payloads = list(_payloads(self._pending))
+                payloads = list(_payloads(list(self._pending)))
                 self._pending = {}
                 await self._connections.execute(
                     self._statement, {"channel": self._channel, "payloads": payloads}
@@ -68,19 +68,14 @@ class Announcer:
             self._task = None
 
 
-def _payloads(task_ids: Iterable[str]) -> Iterator[str]:
+def _payloads(task_ids: Sequence[str]) -> Iterator[str]:
     """Yield JSON arrays of the ids, each below PostgreSQL's limit."""
-    chunk: list[str] = []
-    size = 2
-    for task_id in task_ids:
-        weight = len(orjson.dumps(task_id)) + 1
-        if weight > _MAX_PAYLOAD:
-            yield EVERYTHING
-            continue
-        if size + weight > _MAX_PAYLOAD:
-            yield orjson.dumps(chunk).decode()
-            chunk, size = [], 2
-        chunk.append(task_id)
-        size += weight
-    if chunk:
-        yield orjson.dumps(chunk).decode()
+    payload = orjson.dumps(task_ids)
+    if len(payload) <= _MAX_PAYLOAD:
+        yield payload.decode()
+    elif len(task_ids) == 1:
+        yield EVERYTHING
+    else:
+        half = len(task_ids) // 2
+        yield from _payloads(task_ids[:half])
+        yield from _payloads(task_ids[half:])
