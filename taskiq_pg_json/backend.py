@@ -106,13 +106,13 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         task gets an end.
         """
         outcome = Outcome(
-            return_value=result.return_value,
-            error=result.error,
-            is_err=result.is_err,
-            labels=result.labels,
-            log=result.log,
-            execution_time=result.execution_time,
-            info=taken_task_info(task_id),
+            result.return_value,
+            result.error,
+            result.is_err,
+            result.labels,
+            result.log,
+            result.execution_time,
+            taken_task_info(task_id),
         )
         await self.store.set_result(task_id, outcome)
 

@@ -56,8 +56,8 @@ def current_execution(task_id: str) -> Execution | None:
 
 def taken_task_info(task_id: str) -> TaskInfo | None:
     """Return what is known of the task whose result is about to be stored, and leave it."""
-    execution = current_execution(task_id)
-    if execution is None:
+    execution = _current.get()
+    if execution is None or execution.task_id != task_id:
         return None
     execution.leave()
     return execution.info

@@ -10,7 +10,7 @@ from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
 from taskiq_pg_json.store.connections import Connections, Dsn
 from taskiq_pg_json.store.listen import Listener
-from taskiq_pg_json.store.reads import Reader
+from taskiq_pg_json.store.reads import Heavy, Reader
 from taskiq_pg_json.store.rows import RowEncoder
 from taskiq_pg_json.store.searchable import Searchable
 from taskiq_pg_json.store.task_ids import checked_task_id, checked_uuid
@@ -235,7 +235,10 @@ class ResultStore(Searchable):
             TaskNotFoundError: it has not, or there is no such task.
             ResultDecodeError: what stands in the row cannot be decoded.
         """
-        stored = await self._reader.result(self._checked_id(task_id))
+        checked = self._checked_id(task_id)
+        stored = await self._reader.results.submit(checked)
+        if stored is Heavy.RESULT:
+            stored = await self._reader.heavy_result(checked)
         if stored is None:
             raise TaskNotFoundError(
                 f"The table {self.names} has no result of task {task_id!r}: it has not finished, "

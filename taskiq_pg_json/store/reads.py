@@ -83,8 +83,8 @@ class StoredRecord(NamedTuple):
     progress_text: str | None
 
 
-class _Heavy(Enum):
-    """Stands for a result that is too large to share a statement with others."""
+class Heavy(Enum):
+    """Stands for a result that is too large to share a statement, and is to be asked for alone."""
 
     RESULT = 0
 
@@ -106,7 +106,7 @@ class Reader:
             batch=statements["results_many"],
             record_columns=statements["record_columns"],
         )
-        self._results: MicroBatcher[str, StoredResult | _Heavy | None] = MicroBatcher(
+        self.results: MicroBatcher[str, StoredResult | Heavy | None] = MicroBatcher(
             self._flush_results, key=str, lanes=lanes
         )
         self.ready: MicroBatcher[str, bool] = MicroBatcher(self._flush_ready, key=str, lanes=lanes)
@@ -116,15 +116,12 @@ class Reader:
 
     async def close(self) -> None:
         """Answer all that was asked."""
-        for batcher in (self.ready, self.progress, self._results):
+        for batcher in (self.ready, self.progress, self.results):
             await batcher.close()
 
-    async def result(self, task_id: str) -> StoredResult | None:
-        """Return what a task left; a large result comes by itself and stalls no other."""
-        stored = await self._results.submit(task_id)
-        if stored is _Heavy.RESULT:
-            return (await self._fetch_results([task_id], None)).get(task_id)
-        return stored
+    async def heavy_result(self, task_id: str) -> StoredResult | None:
+        """Return what a task left that is too large to share a statement."""
+        return (await self._fetch_results([task_id], None)).get(task_id)
 
     async def ready_among(self, task_ids: Sequence[str]) -> set[str]:
         """Return those of the tasks that have ended, in one statement."""
@@ -226,12 +223,12 @@ class Reader:
 
     async def _flush_results(
         self, task_ids: Sequence[str]
-    ) -> Sequence[StoredResult | _Heavy | None]:
-        found: dict[str, StoredResult | _Heavy] = {
+    ) -> Sequence[StoredResult | Heavy | None]:
+        found: dict[str, StoredResult | Heavy] = {
             **await self._fetch_results(task_ids, _HEAVY_BYTES)
         }
         if missing := [task_id for task_id in task_ids if task_id not in found]:
-            found.update(dict.fromkeys(await self.ready_among(missing), _Heavy.RESULT))
+            found.update(dict.fromkeys(await self.ready_among(missing), Heavy.RESULT))
         return [found.get(task_id) for task_id in task_ids]
 
     async def _fetch_results(
