@@ -49,6 +49,7 @@ def test_both_writers_leave_the_same_row(value):
         assert orjson.loads(short.types or b"null") == orjson.loads(any_row.types or b"null")
 
 
+@pytest.mark.filterwarnings("ignore")
 @given(json_values | strategies.values)
 def test_both_readers_give_the_same_values(value):
     serializer = JsonSerializer()
