@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _ReturnType = TypeVar("_ReturnType")
 
+_RESULT_FIELDS = {"is_err", "log", "return_value", "execution_time", "labels", "error"}
 _set = object.__setattr__
 _TASK_STATES = {state.value: state for state in TaskState}
 
@@ -168,7 +169,7 @@ def _result(outcome: Outcome, log: str | None) -> TaskiqResult[Any]:
         "error": outcome.error,
     }
     _set(result, "__dict__", fields)
-    _set(result, "__pydantic_fields_set__", set(fields))
+    _set(result, "__pydantic_fields_set__", _RESULT_FIELDS.copy())
     _set(result, "__pydantic_extra__", None)
     _set(result, "__pydantic_private__", None)
     return result
