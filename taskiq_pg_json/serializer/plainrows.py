@@ -9,7 +9,7 @@ import orjson
 
 from taskiq_pg_json.serializer import sidecar
 from taskiq_pg_json.serializer.encoder import Encoder
-from taskiq_pg_json.serializer.jsontext import EMPTY, NUL
+from taskiq_pg_json.serializer.jsontext import EMPTY, NUL, dumps
 from taskiq_pg_json.serializer.nodes import VERSION
 from taskiq_pg_json.serializer.prepared import NO_READERS
 from taskiq_pg_json.serializer.protocol import EncodedRow
@@ -19,6 +19,7 @@ from taskiq_pg_json.serializer.text import EXACT_BELOW
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from taskiq_pg_json.serializer.knownforms import KnownForm
     from taskiq_pg_json.serializer.plan import Plan
 
     Layouts = dict[Any, dict[str, object]]
@@ -46,9 +47,9 @@ def write_plain(plan: Plan, columns: Mapping[str, Any]) -> EncodedRow | None:
     None for any other row, for one with a dict whose keys are met for the first time, and for one
     that needs care.
     """
-    layouts = plan.layouts
     written: dict[str, bytes] = {}
     nodes: dict[str, object] = {}
+    form: KnownForm | None = None
     size = 0
     try:
         for name, value in columns.items():
@@ -56,20 +57,29 @@ def write_plain(plan: Plan, columns: Mapping[str, Any]) -> EncodedRow | None:
             if cls in EMPTY and not value:
                 written[name] = EMPTY[cls]
                 continue
-            if cls not in _SETTLED:
-                node = _node(layouts, cls, value, _LEVELS)
+            if cls is dict and (known := plan.forms.find(value)) is not None:
+                if known.node:
+                    nodes[name], form = known.node, known
+            elif cls not in _SETTLED:
+                node = _node(plan.layouts, cls, value, _LEVELS)
                 if node:
                     nodes[name] = node
-            data = written[name] = orjson.dumps(value)
+            data = written[name] = dumps(value)
             size += len(data)
             if b"\\" in data and NUL in data:
                 return None
-        types = orjson.dumps({"v": VERSION, **nodes}) if nodes else None
+        types = _sidecar(nodes, form) if nodes else None
     except Exception:  # noqa: BLE001 - the writer of all other rows finds out, and says where
         return None
     if size + len(types or b"") + _FRAME * len(written) > plan.max_bytes:
         return None
     return EncodedRow(written, types)
+
+
+def _sidecar(nodes: dict[str, object], form: KnownForm | None) -> bytes:
+    if form is not None and len(nodes) == 1:
+        return form.sidecar(*nodes)
+    return dumps({"v": VERSION, **nodes})
 
 
 def _node(layouts: Layouts, cls: type, value: Any, levels: int) -> dict[str, object] | None:  # noqa: ANN401 - of that class

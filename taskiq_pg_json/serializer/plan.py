@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from taskiq_pg_json.serializer import containers, custom, enums, optional, raised, secret, text
 from taskiq_pg_json.serializer.encoder import Encoder
 from taskiq_pg_json.serializer.kinds import kind_of
+from taskiq_pg_json.serializer.knownforms import Forms
 from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.resolve import location_of
 from taskiq_pg_json.serializer.scalars import SCALARS, Scalar
@@ -53,6 +54,7 @@ class Plan:
         self.store_secrets = store_secrets
         self.max_bytes = max_bytes
         self.layouts: dict[Hashable, dict[str, object]] = {}
+        self.forms = Forms(self.layouts)
         self.warned: set[type] = set()
         self.handlers = _Handlers(self)
         self.columns: dict[type, ColumnHandler] = {

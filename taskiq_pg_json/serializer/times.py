@@ -34,11 +34,16 @@ _DURATION = re.compile(
 
 def encode_datetime(value: datetime) -> Encoded | None:
     """ISO 8601 text; None when the zone is one that has no name here."""
-    zone = value.tzinfo
-    if (zone is None or zone is _UTC) and not value.fold:
+    if is_simple(value):
         # orjson writes it as isoformat() does, and faster
         return value, "datetime"
     return _encode_clock(value, "datetime")
+
+
+def is_simple(value: datetime) -> bool:
+    """Whether ISO text says all of it."""
+    zone = value.tzinfo
+    return (zone is None or zone is _UTC) and not value.fold
 
 
 def are_simple(values: Iterable[datetime]) -> bool:

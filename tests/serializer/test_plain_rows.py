@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import IntEnum
+from uuid import UUID, SafeUUID
+
 import orjson
 import pytest
 import strategies
@@ -10,10 +16,16 @@ from hypothesis import strategies as st
 from sameness import same
 
 from taskiq_pg_json import JsonSerializer
+from taskiq_pg_json.serializer import knownforms
 from taskiq_pg_json.serializer.plainrows import read_plain, write_plain
 from taskiq_pg_json.serializer.protocol import EncodedRow
 from taskiq_pg_json.serializer.rows import RowReader
 from taskiq_pg_json.serializer.writing import RowWriter
+
+
+class Color(IntEnum):
+    RED = 1
+
 
 cells = st.none() | st.booleans() | strategies.integers | strategies.floats | strategies.text
 names = st.lists(st.sampled_from(["a", "bb", "z", "key", "", "é"]), unique=True, max_size=4)
@@ -47,6 +59,132 @@ def test_both_writers_leave_the_same_row(value):
     if short is not None:
         assert short.columns == any_row.columns
         assert orjson.loads(short.types or b"null") == orjson.loads(any_row.types or b"null")
+
+
+leaves = st.datetimes() | st.dates() | st.decimals() | st.uuids()
+like_rows = st.dictionaries(
+    st.sampled_from(["a", "bb", "z", "key", "", "é"]),
+    st.recursive(
+        cells | leaves,
+        lambda inner: (
+            st.lists(inner, max_size=6)
+            | names.flatmap(lambda keys: st.fixed_dictionaries(dict.fromkeys(keys, inner)))
+            | _rows(inner)
+        ),
+        max_leaves=20,
+    ),
+)
+
+
+@given(like_rows, st.data())
+def test_a_row_of_a_known_form_is_the_one_that_a_walk_leaves(value, data):
+    serializer = JsonSerializer()
+    for _ in range(knownforms.OFTEN):
+        serializer.encode({"return_value": value}, task_id="t")
+    other = data.draw(st.just(value) | like_rows | st.permutations(list(value.items())).map(dict))
+    known = serializer._plan.forms.find(other)
+    if known is not None:
+        row = write_plain(serializer._plan, {"return_value": other})
+        walked = RowWriter(serializer._plan, "t").write({"return_value": other})
+        assert row is None or row.columns == walked.columns
+        assert row is None or orjson.loads(row.types or b"null") == orjson.loads(
+            walked.types or b"null"
+        )
+
+
+def of_known_form(value, *others):
+    """Whether values are known once the first has been met often."""
+    serializer = JsonSerializer()
+    for _ in range(2 * knownforms.OFTEN):
+        serializer.encode({"return_value": value}, task_id="t")
+    return [serializer._plan.forms.find(other) is not None for other in (value, *others)]
+
+
+DAY = datetime(2026, 11, 26, tzinfo=timezone.utc)
+ITEM = {"price": 1.5, "sku": "a"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"id": 1, "name": "x", "paid": True, "note": None, "share": 0.0},
+        {"id": 1, "customer": {"name": "x", "since": DAY}},
+        {"items": [ITEM, ITEM], "tags": ["a", "b"], "totals": [1, 2.5]},
+        {
+            "at": DAY,
+            "total": Decimal("1.50"),
+            "id": UUID(int=1),
+        },
+        {"days": [date(2026, 11, 26)], "none": []},
+        {str(number): number for number in range(60)},
+    ],
+)
+def test_a_value_that_is_met_often_has_a_known_form(value):
+    assert of_known_form(value) == [True]
+
+
+def test_other_scalars_are_of_the_same_form():
+    assert of_known_form(
+        {"a": 1, "b": [ITEM]}, {"a": None, "b": [{"price": None, "sku": 2.5}]}
+    ) == [
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "other"),
+    [
+        ({"a": 1}, {"a": -0.0}),
+        ({"a": 1}, {"a": 1e15}),
+        ({"a": 1}, {"a": float("nan")}),
+        ({"a": 1}, {"a": (1,)}),
+        ({"a": 1}, {"a": Decimal(1)}),
+        ({"a": 1}, {"a": Color.RED}),
+        ({"a": 1}, {"a": [1]}),
+        ({"a": [1]}, {"a": (1,)}),
+        ({"a": [1]}, {"a": [1, (2,)]}),
+        ({"a": [1]}, {"a": [1] * 65}),
+        ({"a": [1]}, {"a": ["long " * 300] * 5}),
+        ({"a": [ITEM]}, {"a": []}),
+        ({"a": [ITEM]}, {"a": [ITEM, None]}),
+        ({"a": [ITEM]}, {"a": [ITEM, {"sku": "a", "price": 1.5}]}),
+        ({"a": [ITEM]}, {"a": [{"sku": "long " * 300, "price": 1}] * 5}),
+        ({"a": [{"b": ITEM}]}, {"a": [{"b": ITEM}] * 17}),
+        ({"a": {"b": 1}}, {"a": {"c": 1}}),
+        ({"a": {"b": 1}}, {"a": OrderedDict(b=1)}),
+        ({"a": DAY}, {"a": DAY.replace(fold=1)}),
+        ({"a": DAY}, {"a": DAY.astimezone(timezone(timedelta(hours=1)))}),
+        ({"a": UUID(int=1)}, {"a": UUID(int=1, is_safe=SafeUUID.safe)}),
+        ({str(n): n for n in range(60)}, {str(n): "long " * 300 for n in range(60)}),
+    ],
+)
+def test_a_value_of_another_form_is_not_taken_for_it(value, other):
+    assert of_known_form(value, other) == [True, False]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": {"a": {"a": {"a": {"a": 1}}}}},
+        {"a": [[1]]},
+        {"a": [{"b": 1}, {"c": 1}]},
+        {"a": {1}},
+        {str(number): [] for number in range(20)},
+        {str(number): 1 for number in range(70)},
+    ],
+)
+def test_what_is_large_or_mixed_has_no_form(value):
+    assert of_known_form(value) == [False]
+
+
+def test_no_more_forms_are_kept_than_are_looked_through():
+    serializer = JsonSerializer()
+    values = [{"a": {str(number): 1}} for number in range(10)]
+    for value in values * 2 * knownforms.OFTEN:
+        serializer.encode({"return_value": value}, task_id="t")
+    found = [serializer._plan.forms.find(value) is not None for value in values]
+    assert sum(found) == knownforms.MOST_FORMS
 
 
 @pytest.mark.filterwarnings("ignore")
