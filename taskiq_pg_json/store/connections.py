@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from taskiq_pg_json.errors import ConfigurationError, NotStartedError, WriteTimeoutError
-from taskiq_pg_json.store.arrays import adapt
 from taskiq_pg_json.store.kept import KeptConnections
+from taskiq_pg_json.store.wire import Wire
 
 logger = logging.getLogger("taskiq_pg_json")
 
@@ -127,15 +126,15 @@ class Connections:
             )
         if self._kept is None:
             async with self._pool.connection(timeout) as connection, _autocommit(connection):
-                adapt(connection)
                 yield connection
             return
-        connection = await self._kept.take(timeout)
+        wire = await self._kept.take(timeout)
+        wire.release()
         try:
-            async with _autocommit(connection):
-                yield connection
+            async with _autocommit(wire.connection):
+                yield wire.connection
         finally:
-            await self._kept.give_back(connection)
+            await self._kept.give_back(wire)
 
     async def run(self, operation: Callable[[Connection], Awaitable[ResultT]]) -> ResultT:
         """Run an operation that may run twice; again on a new connection if one is lost.
@@ -161,16 +160,17 @@ class Connections:
     ) -> list[Any]:
         if self._kept is None or not self._open:
             async with self.connection(self._timeout) as connection:
-                return await _rows(connection, statement, values, prepare)
+                wire = Wire(connection)
+                try:
+                    return await wire.execute(statement, values, prepare=prepare)
+                finally:
+                    wire.release()
         # The hot path: no context managers, whose cost would show beside a small statement's.
-        connection = await self._kept.take(self._timeout)
+        wire = await self._kept.take(self._timeout)
         try:
-            if connection.autocommit:
-                return await _rows(connection, statement, values, prepare)
-            async with _autocommit(connection):
-                return await _rows(connection, statement, values, prepare)
+            return await wire.execute(statement, values, prepare=prepare)
         finally:
-            await self._kept.give_back(connection)
+            await self._kept.give_back(wire)
 
     async def connect(self) -> Connection:
         """Open a connection of its own, outside the pool, in autocommit mode."""
@@ -224,16 +224,6 @@ class Connections:
             kwargs = self._pool.kwargs
             return dict(kwargs) if isinstance(kwargs, Mapping) else {}
         return {"autocommit": True} | dict(self._pool_kwargs.get("kwargs") or {})
-
-
-async def _rows(
-    connection: Connection, statement: bytes, values: Mapping[str, object], prepare: bool
-) -> list[Any]:
-    cursor = connection.cursor(row_factory=tuple_row, binary=True)
-    await cursor.execute(statement, values, prepare=prepare)
-    # cursor.description would say it too, and describe each column for it.
-    result = cursor.pgresult
-    return await cursor.fetchall() if result is not None and result.nfields else []
 
 
 @asynccontextmanager

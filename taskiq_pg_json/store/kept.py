@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.pq import TransactionStatus
 
-from taskiq_pg_json.store.arrays import adapt
+from taskiq_pg_json.store.wire import Wire
 
 if TYPE_CHECKING:
-    from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
 
 KEEP_FOR = 30.0
@@ -28,35 +27,34 @@ class KeptConnections:
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
-        self._idle: list[AsyncConnection[Any]] = []
-        self._keep_until: dict[AsyncConnection[Any], float] = {}
+        self._idle: list[Wire] = []
+        self._keep_until: dict[Wire, float] = {}
         self._asking = 0
         self._open = True
 
-    async def take(self, timeout: float | None) -> AsyncConnection[Any]:
+    async def take(self, timeout: float | None) -> Wire:
         """Return the connection used last, or one of the pool's in ``timeout`` seconds."""
         if self._idle:
             return self._idle.pop()
         self._asking += 1
         try:
-            connection: AsyncConnection[Any] = await self._pool.getconn(timeout)
+            wire = Wire(await self._pool.getconn(timeout))
         finally:
             self._asking -= 1
-        adapt(connection)
-        self._keep_until[connection] = time.monotonic() + KEEP_FOR
-        return connection
+        self._keep_until[wire] = time.monotonic() + KEEP_FOR
+        return wire
 
-    async def give_back(self, connection: AsyncConnection[Any]) -> None:
+    async def give_back(self, wire: Wire) -> None:
         """Keep the connection if it is fit for the next statement."""
         if (
             self._open
             and not self._asking
-            and connection.pgconn.transaction_status == TransactionStatus.IDLE
-            and time.monotonic() < self._keep_until[connection]
+            and wire.connection.pgconn.transaction_status == TransactionStatus.IDLE
+            and time.monotonic() < self._keep_until[wire]
         ):
-            self._idle.append(connection)
+            self._idle.append(wire)
         else:
-            await self._let_go(connection)
+            await self._let_go(wire)
 
     async def check(self) -> None:
         """Give all that are idle to the pool, and have it replace those that were lost."""
@@ -70,6 +68,7 @@ class KeptConnections:
         while self._idle:
             await self._let_go(self._idle.pop())
 
-    async def _let_go(self, connection: AsyncConnection[Any]) -> None:
-        del self._keep_until[connection]
-        await self._pool.putconn(connection)
+    async def _let_go(self, wire: Wire) -> None:
+        wire.release()
+        del self._keep_until[wire]
+        await self._pool.putconn(wire.connection)

@@ -1,0 +1,178 @@
+"""Statements through libpq itself: what a cursor gives, and a connection left fit for the next."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from datetime import datetime, timezone
+
+import psycopg
+import pytest
+from psycopg.pq import TransactionStatus
+
+from taskiq_pg_json.store import wire as wires
+from taskiq_pg_json.store.wire import Wire
+
+
+@pytest.fixture
+async def connection(dsn):
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def wire(connection):
+    wire = Wire(connection)
+    yield wire
+    wire.release()
+
+
+async def test_rows_come_as_a_cursor_gives_them(wire, connection):
+    statement = b"""
+        SELECT %(text)s::text, %(data)b::bytea, %(number)b::float8, %(at)b::timestamptz,
+               %(list)b::text[], %(nothing)b::text, 7 %% 4, %(text)s::text
+    """
+    values = {
+        "text": "Zürich",
+        "data": b"\0\xff",
+        "number": 1.5,
+        "at": datetime(2026, 11, 26, tzinfo=timezone.utc),
+        "list": ["a", None],
+        "nothing": None,
+        "more": "than it asks for",
+    }
+    cursor = await connection.cursor(binary=True).execute(statement, values)
+    expected = await cursor.fetchall()
+    assert await wire.execute(statement, values) == expected
+    assert await wire.execute(statement, values, prepare=False) == expected
+
+
+async def test_a_statement_without_rows_gives_none(wire):
+    assert await wire.execute(b"CREATE TEMPORARY TABLE t (a int)", {}) == []
+    assert await wire.execute(b"INSERT INTO t VALUES (%(a)b::int)", {"a": 7}) == []
+    assert await wire.execute(b"SELECT a FROM t", {}) == [(7,)]
+
+
+async def test_a_refused_statement_raises_what_a_cursor_does_and_the_next_one_works(wire):
+    with pytest.raises(psycopg.errors.DivisionByZero, match="division by zero") as caught:
+        await wire.execute(b"SELECT 1 / %(a)b::int", {"a": 0})
+    assert caught.value.diag.sqlstate == "22012"
+    with pytest.raises(psycopg.errors.SyntaxError):
+        await wire.execute(b"SELEKT", {})
+    assert await wire.execute(b"SELECT 1 / %(a)b::int", {"a": 1}) == [(1,)]
+
+
+async def test_a_statement_is_prepared_once_for_each_kind_of_values(wire, connection):
+    for value in (None, 1, 2, None):
+        await wire.execute(b"SELECT %(a)b::int", {"a": value})
+    names = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT $1::int'"
+    wire.release()
+    assert await (await connection.execute(names)).fetchone() == (2,)
+
+
+async def test_no_more_is_prepared_than_a_connection_should_hold(wire, monkeypatch):
+    monkeypatch.setattr(wires, "_MAX_PREPARED", 3)
+    for number in range(6):
+        assert await wire.execute(b"SELECT %d" % number, {}) == [(number,)]
+    assert await wire.execute(b"SELECT count(*) FROM pg_prepared_statements", {}) == [(3,)]
+
+
+async def test_nothing_is_prepared_where_the_connection_must_not(dsn):
+    connect = psycopg.AsyncConnection.connect(dsn, autocommit=True, prepare_threshold=None)
+    async with await connect as connection:
+        wire = Wire(connection)
+        assert await wire.execute(b"SELECT count(*) FROM pg_prepared_statements", {}) == [(0,)]
+        assert await wire.execute(b"SELECT count(*) FROM pg_prepared_statements", {}) == [(0,)]
+        wire.release()
+
+
+async def test_what_somebody_deallocated_is_prepared_again(wire, connection):
+    assert await wire.execute(b"SELECT 1", {}) == [(1,)]
+    wire.release()
+    await connection.execute("DEALLOCATE ALL")
+    assert await wire.execute(b"SELECT 1", {}) == [(1,)]
+
+
+async def test_what_was_prepared_is_known_to_the_next_wire(wire, connection):
+    await wire.execute(b"SELECT 1", {})
+    wire.release()
+    again = Wire(connection)
+    await again.execute(b"SELECT 1", {})
+    count = b"SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT 1'"
+    assert await again.execute(count, {}, prepare=False) == [(1,)]
+    again.release()
+
+
+async def test_nothing_is_remembered_of_a_connection_that_is_gone(dsn):
+    before = len(wires._prepared)
+    connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
+    wire = Wire(connection)
+    await wire.execute(b"SELECT 1", {})
+    wire.release()
+    await connection.close()
+    del wire, connection
+    gc.collect()
+    assert len(wires._prepared) <= before
+
+
+async def test_a_cancelled_statement_is_given_up_and_the_connection_serves_on(wire, admin):
+    sleeping = asyncio.create_task(wire.execute(b"SELECT pg_sleep(60)", {}))
+    await asyncio.sleep(0.1)
+    sleeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sleeping
+    assert wire.connection.pgconn.transaction_status == TransactionStatus.IDLE
+    assert await wire.execute(b"SELECT 1", {}) == [(1,)]
+    running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE %s AND state = 'active'"
+    assert admin.execute(running, ["SELECT pg_sleep(60)%"]).fetchone() == (0,)
+
+
+async def test_much_is_sent_and_received_while_the_loop_goes_on(wire):
+    turns = 0
+
+    async def turn():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0.001)
+
+    turning = asyncio.create_task(turn())
+    text = "x" * 50_000_000
+    assert await wire.execute(b"SELECT %(a)s::text", {"a": text}) == [(text,)]
+    turning.cancel()
+    assert turns > 5
+
+
+async def test_notices_do_not_disturb_the_answer(wire, connection):
+    heard = []
+    connection.add_notice_handler(lambda notice: heard.append(notice.message_primary))
+    await wire.execute(b"DO $$ BEGIN RAISE WARNING 'look'; END $$", {})
+    assert await wire.execute(b"SELECT 1", {}) == [(1,)]
+    assert heard == ["look"]
+
+
+async def test_a_connection_lost_in_mid_statement_is_an_error_in_the_servers_words(wire, admin):
+    (pid,) = (await wire.execute(b"SELECT pg_backend_pid()", {}))[0]
+    sleeping = asyncio.create_task(wire.execute(b"SELECT pg_sleep(60)", {}))
+    await asyncio.sleep(0.1)
+    admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+    with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+        await sleeping
+
+
+async def test_a_connection_lost_while_idle_is_an_error_and_costs_nothing(wire, admin):
+    (pid,) = (await wire.execute(b"SELECT pg_backend_pid()", {}))[0]
+    admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+    await asyncio.sleep(0.2)
+    started = asyncio.get_running_loop().time()
+    for _ in range(3):
+        with pytest.raises(psycopg.OperationalError):
+            await wire.execute(b"SELECT 1", {})
+    assert asyncio.get_running_loop().time() - started < 5
+
+
+async def test_a_connection_is_anybodys_once_it_is_released(wire, connection):
+    for number in range(3):
+        assert await wire.execute(b"SELECT %(a)b::int", {"a": number}) == [(number,)]
+        wire.release()
+        assert await (await connection.execute("SELECT %s", [number])).fetchone() == (number,)
