@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from datetime import datetime
+from decimal import Decimal
+
 import psycopg
 import pytest
 from hypothesis import given
@@ -14,9 +17,16 @@ columns = st.sampled_from(
         ("text[]", st.text("ab\\'\"{},")),
         ("bytea[]", st.binary(max_size=5)),
         ("int[]", st.integers(-(2**31), 2**31 - 1)),
+        ("float8[]", st.floats(allow_nan=False)),
+        ("timestamptz[]", st.datetimes(timezones=st.timezones())),
     ]
 ).flatmap(
-    lambda kind: st.tuples(st.just(kind[0]), st.lists(st.none() | kind[1], min_size=1, max_size=9))
+    lambda kind: st.tuples(
+        st.just(kind[0]),
+        st.lists(st.none() | kind[1], min_size=1, max_size=9)
+        | st.lists(kind[1], min_size=1, max_size=9)
+        | st.builds(lambda value, size: [value] * size, kind[1], st.integers(1, 9)),
+    )
 )
 
 
@@ -45,9 +55,28 @@ async def test_text_comes_through_in_any_encoding_of_the_client(connection, text
     assert await rows.fetchall() == [(True,)]
 
 
-async def test_what_is_neither_text_nor_bytes_is_left_to_psycopg(connection):
-    rows = await connection.execute("SELECT unnest(%b::float8[])", [as_array([1.5, None])])
-    assert await rows.fetchall() == [(1.5,), (None,)]
+@pytest.mark.parametrize("size", [0, 1, 32, 127, 128, 300])
+async def test_texts_of_one_length_come_through(connection, size):
+    texts = [letter * size for letter in "abc"]
+    rows = await connection.execute("SELECT unnest(%b::text[])", [as_array(texts)])
+    assert await rows.fetchall() == [(text,) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("bool[]", [True, None]),
+        ("timestamp[]", [datetime(2026, 11, 26), datetime(2026, 11, 27)]),  # noqa: DTZ001 - naive
+        ("numeric[]", [Decimal("1.5"), None]),
+    ],
+)
+async def test_what_it_does_not_know_is_left_to_psycopg(connection, kind, values):
+    rows = await connection.execute(f"SELECT unnest(%b::{kind})", [as_array(values)])
+    assert await rows.fetchall() == [(value,) for value in values]
+
+
+def test_nones_alone_are_none():
+    assert as_array([None, None]) is None
 
 
 async def test_an_owner_of_the_connection_sends_arrays_as_ever(connection):

@@ -72,10 +72,9 @@ class RowEncoder:
         A return value that cannot be stored makes it a FAILURE whose error says which path and type
         it was; arguments and labels that cannot are left out.
         """
-        columns: dict[str, object] = {
-            "return_value": outcome.return_value,
-            "labels": outcome.labels,
-        }
+        columns: dict[str, object] = {"return_value": outcome.return_value}
+        if outcome.labels or type(outcome.labels) is not dict:  # most are empty
+            columns["labels"] = outcome.labels
         if outcome.error is not None:
             columns["error"] = outcome.error
         info = outcome.info
@@ -86,22 +85,12 @@ class RowEncoder:
         except ResultEncodeError as error:
             logger.warning("Task %s is stored as a failure: %s", task_id, error)
             return self.result(task_id, _refused(outcome, error))
-        seconds, finished_at = outcome.execution_time, None
-        if info is not None:
-            finished_at = info.finished_at
-            if info.execution_time is not None:
-                seconds = info.execution_time
+        seconds = outcome.execution_time
+        if info is not None and info.execution_time is not None:
+            seconds = info.execution_time
         status = _FAILURE if outcome.is_err else _SUCCESS
         log = outcome.log and _storable(outcome.log)
-        return _row(
-            task_id,
-            status,
-            encoded,
-            info,
-            log=log,
-            execution_time=float(seconds),
-            finished_at=finished_at,
-        )
+        return _row(task_id, status, encoded, info, log=log, execution_time=float(seconds))
 
     def refusal(self, task_id: str, outcome: Outcome, reason: Exception) -> ResultRow:
         """Return the row that stands in for one that the server refused."""
@@ -165,14 +154,13 @@ def _row(
     *,
     log: str | None = None,
     execution_time: float | None = None,
-    finished_at: datetime | None = None,
 ) -> ResultRow:
     column = encoded.columns.get
     labels = column("labels")
-    task_name = worker = queued_at = started_at = None
+    task_name = worker = queued_at = started_at = finished_at = None
     if info is not None:
         task_name, worker = _cut(_storable(info.task_name)), _storable(info.worker)
-        queued_at, started_at = info.queued_at, info.started_at
+        queued_at, started_at, finished_at = info.queued_at, info.started_at, info.finished_at
     return ResultRow(
         task_id,
         status,

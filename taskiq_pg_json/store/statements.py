@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.arrays import as_array
@@ -41,8 +41,7 @@ class BatchStatement:
             zip(names, zip(*rows, strict=True), strict=True)
         )
         del columns["size"]
-        del columns["types"]
-        columns["kinds"], columns["kind"] = _sidecars([row.types for row in rows])
+        columns["kinds"], columns["kind"] = _sidecars(columns.pop("types"))
         return self._many, {name: as_array(column) for name, column in columns.items()}
 
     def of_ids(self, task_ids: Sequence[str]) -> tuple[bytes, dict[str, object]]:
@@ -52,7 +51,7 @@ class BatchStatement:
         return self._many, {"task_id": as_array(task_ids)}
 
 
-def _sidecars(types: Sequence[bytes | None]) -> tuple[list[bytes], list[int | None]]:
+def _sidecars(types: Sequence[Any]) -> tuple[list[bytes], list[int | None]]:
     """The different sidecars, and the number of each row's among them."""
     numbers: dict[bytes, int] = {}
     kind = [None if text is None else numbers.setdefault(text, len(numbers) + 1) for text in types]
