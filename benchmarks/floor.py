@@ -25,24 +25,23 @@ _CONNECTIONS = 2
 _LARGEST_BATCH = 500
 _RESULTS, _PROGRESS = "bench_floor", "bench_floor_progress"
 
-_COLUMNS = "task_id, status, return_value, labels, execution_time, finished_at, serializer"
+_COLUMNS = "task_id, status, return_value, execution_time, finished_at, serializer"
 _UPDATE = """
     ON CONFLICT (task_id) DO UPDATE SET
-        status = excluded.status, return_value = excluded.return_value, labels = excluded.labels,
+        status = excluded.status, return_value = excluded.return_value,
         execution_time = excluded.execution_time, finished_at = excluded.finished_at,
         serializer = excluded.serializer
 """
 _SET_ONE = f"""
     INSERT INTO {_RESULTS} ({_COLUMNS})
-    VALUES (%b::text, %b::text, (%b::text)::jsonb, (%b::text)::jsonb, %b::float8, %b::timestamptz,
-            %b::text)
+    VALUES (%b::text, %b::text, (%b::text)::jsonb, %b::float8, %b::timestamptz, %b::text)
     {_UPDATE}
 """
 _SET_MANY = f"""
     INSERT INTO {_RESULTS} ({_COLUMNS})
-    SELECT i, s, v::jsonb, l::jsonb, e, f, z
-    FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::float8[], %b::timestamptz[],
-                %b::text[]) AS _ (i, s, v, l, e, f, z)
+    SELECT i, s, v::jsonb, e, f, z
+    FROM unnest(%b::text[], %b::text[], %b::text[], %b::float8[], %b::timestamptz[], %b::text[])
+        AS _ (i, s, v, e, f, z)
     {_UPDATE}
 """
 # OFFSET 0 keeps the planner at the index, however empty the table was when it planned.
@@ -115,11 +114,11 @@ class Floor(Contender):
         n = len(batch)
         now = datetime.now(timezone.utc)
         if n == 1:
-            row = [batch[0], "SUCCESS", next(payload.documents), "{}", 0.01, now, "json"]
+            row = [batch[0], "SUCCESS", next(payload.documents), 0.01, now, "json"]
             await self._run(_SET_ONE, row)
             return
         values = [next(payload.documents) for _ in batch]
-        constant = (["{}"] * n, [0.01] * n, [now] * n, ["json"] * n)
+        constant = ([0.01] * n, [now] * n, ["json"] * n)
         await self._run(_SET_MANY, [batch, ["SUCCESS"] * n, values, *constant])
 
     @override

@@ -3,4 +3,4 @@
 CREATE INDEX IF NOT EXISTS {results_failures_idx} ON {results} (finished_at, task_id)
     WHERE status = 'FAILURE';
 CREATE INDEX IF NOT EXISTS {results_task_failures_idx} ON {results} (task_name, finished_at, task_id)
-    WHERE status = 'FAILURE';
+    WHERE status = 'FAILURE' AND task_name IS NOT NULL;

@@ -32,7 +32,7 @@ COMMENT ON COLUMN {results}.return_value   IS 'What the task returned, as plain 
 COMMENT ON COLUMN {results}.error          IS 'What the task raised: type, module, message, args, traceback, cause, …';
 COMMENT ON COLUMN {results}.args           IS 'The positional arguments that the task was called with.';
 COMMENT ON COLUMN {results}.kwargs         IS 'The keyword arguments that the task was called with.';
-COMMENT ON COLUMN {results}.labels         IS 'The task''s labels.';
+COMMENT ON COLUMN {results}.labels         IS 'The task''s labels; NULL when it has none.';
 COMMENT ON COLUMN {results}.log            IS 'TaskiqResult.log.';
 COMMENT ON COLUMN {results}.execution_time IS 'How long the task ran, in seconds.';
 COMMENT ON COLUMN {results}.queued_at      IS 'When the task was sent; NULL without TaskInfoMiddleware.';

@@ -1,10 +1,9 @@
 -- get_results --
 -- What tasks returned or raised, of those that have ended and are no larger than asked for (NULL is
 -- any size; measured as stored, without reading the value). JSON as UTF-8 bytes, whatever the client's
--- encoding; no labels are NULL.
+-- encoding.
 SELECT wanted.id, result.status, convert_to(result.return_value::text, 'UTF8'),
-       convert_to(result.error::text, 'UTF8'),
-       convert_to(nullif(result.labels, '{{}}')::text, 'UTF8'),
+       convert_to(result.error::text, 'UTF8'), convert_to(result.labels::text, 'UTF8'),
        result.log, result.execution_time, convert_to(result.types::text, 'UTF8'), result.pickled
 FROM {batch}
 WHERE result.finished_at IS NOT NULL AND (result.expires_at > now()) IS NOT FALSE

@@ -1,13 +1,13 @@
 -- finish --
 -- Store how tasks ended. A row that the middleware said nothing of keeps what an earlier one said; an
--- attempt that began before the one whose end is there already changes nothing. No labels come as NULL.
+-- attempt that began before the one whose end is there already changes nothing.
 INSERT INTO {results} AS result (
     task_id, task_name, worker, status, return_value, error, args, kwargs, labels, log,
     execution_time, queued_at, started_at, finished_at, expires_at, types, pickled, serializer)
 SELECT task_id::{task_id_type}, task_name, worker, status,
        convert_from(return_value, 'UTF8')::jsonb, convert_from(error, 'UTF8')::jsonb,
        convert_from(args, 'UTF8')::jsonb, convert_from(kwargs, 'UTF8')::jsonb,
-       coalesce(convert_from(labels, 'UTF8')::jsonb, '{{}}'), log, execution_time, queued_at, started_at,
+       convert_from(labels, 'UTF8')::jsonb, log, execution_time, queued_at, started_at,
        coalesce(finished_at, now()), coalesce(finished_at, now()) + %(ttl)b::interval,
        types, pickled, %(serializer)s::text
 FROM {batch}
@@ -69,7 +69,7 @@ INSERT INTO {results} AS result (
     types, pickled, serializer)
 SELECT task_id::{task_id_type}, task_name, worker, status, convert_from(error, 'UTF8')::jsonb,
        convert_from(args, 'UTF8')::jsonb, convert_from(kwargs, 'UTF8')::jsonb,
-       coalesce(convert_from(labels, 'UTF8')::jsonb, '{{}}'), queued_at, started_at,
+       convert_from(labels, 'UTF8')::jsonb, queued_at, started_at,
        types, pickled, %(serializer)s::text
 FROM {batch}
 ON CONFLICT (task_id) DO UPDATE SET

@@ -52,7 +52,7 @@ COMMENT ON COLUMN {outcomes}.error_type       IS 'The class of what the task rai
 COMMENT ON COLUMN {outcomes}.error_message    IS 'The message of what the task raised.';
 COMMENT ON COLUMN {outcomes}.args             IS 'The positional arguments.';
 COMMENT ON COLUMN {outcomes}.kwargs           IS 'The keyword arguments.';
-COMMENT ON COLUMN {outcomes}.labels           IS 'The task''s labels.';
+COMMENT ON COLUMN {outcomes}.labels           IS 'The task''s labels; NULL when it has none.';
 COMMENT ON COLUMN {outcomes}.progress_state   IS 'The state that the task last reported.';
 COMMENT ON COLUMN {outcomes}.progress_percent IS 'How far the task is, 0 to 100, where its progress says so.';
 COMMENT ON COLUMN {outcomes}.progress_text    IS 'What the task says of its progress.';

@@ -28,7 +28,7 @@ COMMENT ON COLUMN {failures}.fingerprint    IS 'The same for failures of the sam
 COMMENT ON COLUMN {failures}.traceback      IS 'The traceback, as the worker would have printed it.';
 COMMENT ON COLUMN {failures}.args           IS 'The positional arguments.';
 COMMENT ON COLUMN {failures}.kwargs         IS 'The keyword arguments.';
-COMMENT ON COLUMN {failures}.labels         IS 'The task''s labels.';
+COMMENT ON COLUMN {failures}.labels         IS 'The task''s labels; NULL when it has none.';
 COMMENT ON COLUMN {failures}.worker         IS 'host:pid of the worker.';
 COMMENT ON COLUMN {failures}.execution_time IS 'Seconds that the task ran.';
 COMMENT ON COLUMN {failures}.started_at     IS 'When a worker began the task.';

@@ -31,6 +31,6 @@ COMMENT ON COLUMN {running}.wait_time        IS 'Seconds that the task waited to
 COMMENT ON COLUMN {running}.running_time     IS 'Seconds since a worker began it; NULL until then.';
 COMMENT ON COLUMN {running}.args             IS 'The positional arguments.';
 COMMENT ON COLUMN {running}.kwargs           IS 'The keyword arguments.';
-COMMENT ON COLUMN {running}.labels           IS 'The task''s labels.';
+COMMENT ON COLUMN {running}.labels           IS 'The task''s labels; NULL when it has none.';
 COMMENT ON COLUMN {running}.queued_at        IS 'When the task was sent.';
 COMMENT ON COLUMN {running}.started_at       IS 'When a worker began the task.';

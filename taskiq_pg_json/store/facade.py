@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 Migrate = Literal["auto", "verify", "off"]
 
-_LANES = 2
-"""Statements of one kind under way at once; a third gained nothing on two cores."""
+_WRITE_LANES = 3
+_READ_LANES = 2
+"""Statements of one kind under way at once; one more gained nothing on two cores."""
 
 _LONGEST_TTL = timedelta(days=5_000 * 365)
 """Python's calendar ends with the year 9999."""
@@ -283,9 +284,9 @@ class ResultStore(Searchable):
             serializer_name=self.serializer.name,
             ttl=self._ttl,
             notify=self._notify,
-            lanes=_LANES,
+            lanes=_WRITE_LANES,
         )
-        self._reader = Reader(self._connections, self.names, self.serializer, lanes=_LANES)
+        self._reader = Reader(self._connections, self.names, self.serializer, lanes=_READ_LANES)
         self._listener = Listener(self._connections, self.names, enabled=self._notify)
         self._waiter = Waiter(self._reader, self._listener)
         self._connect_queries(self._connections, self.names, self.serializer, self._reader)

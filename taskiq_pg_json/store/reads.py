@@ -193,6 +193,8 @@ class Reader:
         if column == "progress":
             return self._decoded_progress(stored)
         text = getattr(stored, column)
+        if text is None and column == "labels":
+            text = _NO_LABELS
         return self._decoded_text(stored, column, text, stored.types, stored.pickled)
 
     def _decoded_progress(self, stored: StoredRecord) -> Progress | None:
