@@ -6,10 +6,12 @@ import asyncio
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from taskiq_pg_json.records import TaskInfo
 
 _current: ContextVar[Execution | None] = ContextVar("taskiq_pg_json_execution", default=None)
@@ -20,12 +22,19 @@ class Execution:
     """One execution of a task in this process.
 
     Executions nest where a broker runs a task inside another one's (``await_inplace=True``).
+
+    Attributes:
+        task_id: of the task.
+        info: what becomes known of it.
+        begun_at: when it began, in UTC.
+        error: what it raised.
+        runner: the asyncio task that it runs in.
     """
 
     task_id: str
     info: TaskInfo
+    begun_at: datetime
     error: BaseException | None = None
-    _begun_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     _begun: float = field(default_factory=time.perf_counter)
     runner: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
     _outer: Execution | None = None
@@ -45,7 +54,7 @@ class Execution:
         """Note how long it took."""
         seconds = time.perf_counter() - self._begun
         self.info.execution_time = seconds
-        self.info.finished_at = self._begun_at + timedelta(seconds=seconds)
+        self.info.finished_at = self.begun_at + timedelta(seconds=seconds)
 
 
 def current_execution(task_id: str) -> Execution | None:

@@ -87,10 +87,12 @@ class TaskInfoMiddleware(TaskiqMiddleware):
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
         """Begin to time the task, and write the STARTED row."""
         queued_at = _parsed(message.labels.pop(QUEUED_AT_LABEL, None))
-        info = self._info(message, queued_at, started_at=_now(), worker=self._worker)
+        begun_at = _now()
+        info = self._info(message, queued_at, started_at=begun_at, worker=self._worker)
         if self._record_started:
             await self._record(message, Status.STARTED, info)
-        Execution(message.task_id, info).enter()
+            begun_at = _now()
+        Execution(message.task_id, info, begun_at).enter()
         return message
 
     def on_error(
@@ -157,6 +159,8 @@ class TaskInfoMiddleware(TaskiqMiddleware):
 
     def _parameter_names(self, task_name: str) -> list[str]:
         """Return the names of the task's parameters, in order; none for a task not known here."""
+        if not self._redactor.hides:
+            return []
         if task_name not in self._parameters:
             task = self.broker.find_task(task_name)
             if task is None:

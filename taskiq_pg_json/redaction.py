@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -19,6 +19,8 @@ Call = tuple["Sequence[Any] | None", "Mapping[str, Any] | None"]
 
 Redact = Collection[str] | Callable[[str, list[Any], dict[str, Any]], Call]
 """Names of parameters, or ``redact(task_name, args, kwargs)`` which returns both redacted."""
+
+_ATOMS = frozenset({str, int, float, bool, type(None)})
 
 
 class Redactor:
@@ -58,12 +60,13 @@ class Redactor:
         ``parameters`` are the names of the positional arguments.
         """
         try:
-            copied_args, copied_kwargs = self._copied(list(args)), self._copied(dict(kwargs))
+            copied_args, copied_kwargs = self._items(args), self._hidden(kwargs)
         except Exception:  # noqa: BLE001 - a cycle, too deep, or a container that cannot be read
             return (None, None) if self.hides else (args, kwargs)
-        for position, name in enumerate(parameters[: len(copied_args)]):
-            if name in self._names:
-                copied_args[position] = REDACTED
+        if self._names:
+            for position, name in enumerate(parameters[: len(copied_args)]):
+                if name in self._names:
+                    copied_args[position] = REDACTED
         if self._callable is None:
             return copied_args, copied_kwargs
         try:
@@ -76,16 +79,17 @@ class Redactor:
     def labels(self, labels: Mapping[str, Any]) -> dict[str, Any]:
         """Return a copy of the labels, of which names hide theirs."""
         try:
-            copied: dict[str, Any] = self._copied(dict(labels))
+            return self._hidden(labels)
         except Exception:  # noqa: BLE001 - likewise
             return {} if self.hides else dict(labels)
-        return copied
 
     def _copied(self, value: Any) -> Any:  # noqa: ANN401 - any value
         """Copy containers, so that a task that changes its arguments does not change the row."""
         kind = type(value)
+        if kind in _ATOMS:
+            return value
         if kind is list:
-            return [self._copied(child) for child in value]
+            return self._items(value)
         if kind is dict:
             return self._hidden(value)
         return self._redacted(value) if self._names else value
@@ -104,8 +108,11 @@ class Redactor:
             return deque(map(self._copied, value), value.maxlen)
         return self._hidden(value) if issubclass(kind, Mapping) else value
 
+    def _items(self, values: Iterable[Any]) -> list[Any]:
+        return [self._copied(value) for value in values]
+
     def _hidden(self, mapping: Mapping[Any, Any]) -> dict[Any, Any]:
+        names = self._names
         return {
-            key: REDACTED if key in self._names else self._copied(child)
-            for key, child in mapping.items()
+            key: REDACTED if key in names else self._copied(child) for key, child in mapping.items()
         }

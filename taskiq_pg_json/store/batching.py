@@ -4,17 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from taskiq_pg_json.errors import NotStartedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 _Waiting = tuple[ItemT, "asyncio.Future[ResultT]"]
-_Batch = dict[Hashable, tuple[ItemT, "list[asyncio.Future[ResultT]]"]]
 _FLUSHES_ASIDE = 2
+
+
+class _Batch(Generic[ItemT, ResultT]):
+    """The items of one flush by their keys.
+
+    Attributes:
+        entries: the item of each key, and who waits for it.
+        superseded: who waits for the earlier ones that an item stands for.
+    """
+
+    __slots__ = ("entries", "superseded")
+
+    def __init__(self) -> None:
+        self.entries: dict[Hashable, _Waiting[ItemT, ResultT]] = {}
+        self.superseded: list[tuple[Hashable, asyncio.Future[ResultT]]] = []
+
+    def settle(self, results: Sequence[ResultT | Exception]) -> None:
+        """Answer everybody."""
+        for (_, future), result in zip(self.entries.values(), results, strict=True):
+            _resolve(future, result)
+        if self.superseded:
+            by_key = dict(zip(self.entries, results, strict=True))
+            for key, future in self.superseded:
+                _resolve(future, by_key[key])
+
+    def fail(self, error: BaseException) -> None:
+        """Answer everybody with an error."""
+        for _, future in (*self.entries.values(), *self.superseded):
+            _resolve(future, error)
 
 
 class MicroBatcher(Generic[ItemT, ResultT]):
@@ -83,7 +113,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         """
         if self._closed:
             raise _closed_error()
-        if self._is_busy():
+        if self._active or self._is_busy():
             if self._turns or self._admitted or len(self._waiting) >= self._max_waiting:
                 return self._submit_in_turn(item)
             return self._enqueue(item)
@@ -95,7 +125,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         """Refuse new items and return when all that were accepted have been flushed."""
         self._closed = True
         while self._turns:
-            _resolve([self._turns.popleft()], _closed_error())
+            _resolve(self._turns.popleft(), _closed_error())
         self._wake()
         await self._idle.wait()
 
@@ -166,7 +196,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     async def _lane(self) -> None:
         try:
-            while batch := self._take():
+            while (batch := self._take()).entries:
                 await self._flush_batch(batch)
                 # Those just answered may come back with their next item.
                 await asyncio.sleep(0)
@@ -183,31 +213,41 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     def _take(self) -> _Batch[ItemT, ResultT]:
         """Form the next batch; items too heavy for any are sent off by themselves."""
-        batch: _Batch[ItemT, ResultT] = {}
-        left: deque[_Waiting[ItemT, ResultT]] = deque()
-        total = 0
+        batch: _Batch[ItemT, ResultT] = _Batch()
+        entries, waiting, in_flight = batch.entries, self._waiting, self._in_flight
+        key_of, size_of, max_bytes = self._key, self._size, self._max_bytes
+        left: list[_Waiting[ItemT, ResultT]] = []
+        total = size = 0
         # An even share, lest one lane go on with almost all items and the other with almost none.
-        share = -(-(len(self._waiting) + len(self._in_flight)) // self._lanes)
+        share = -(-(len(waiting) + len(in_flight)) // self._lanes)
         rows = min(share, self._max_rows)
-        while self._waiting and len(batch) < rows and total < self._max_bytes:
-            item, future = entry = self._waiting.popleft()
+        while waiting and len(entries) < rows and total < max_bytes:
+            entry = item, future = waiting.popleft()
             if future.done():
                 continue
-            key = self._key(item)
-            size = self._size(item) if self._size is not None else 0
-            earlier = batch.get(key)
-            if key in self._in_flight or (earlier is not None and not self._last_wins):
+            key = key_of(item)
+            if size_of is not None:
+                size = size_of(item)
+            if key in in_flight or (key in entries and not self._last_wins):
                 left.append(entry)
-            elif size > self._max_bytes and earlier is None:
-                self._in_flight.add(key)
-                self._start(self._flush_aside({key: (item, [future])}))
-            else:
-                batch[key] = (item, [future] if earlier is None else [*earlier[1], future])
-                total += size
-        self._waiting.extendleft(reversed(left))
-        self._in_flight.update(batch)
+                continue
+            if key in entries:
+                batch.superseded.append((key, entries[key][1]))
+            elif size > max_bytes:
+                self._send_aside(key, entry)
+                continue
+            entries[key] = entry
+            total += size
+        waiting.extendleft(reversed(left))
+        in_flight.update(entries)
         self._admit()
         return batch
+
+    def _send_aside(self, key: Hashable, entry: _Waiting[ItemT, ResultT]) -> None:
+        batch: _Batch[ItemT, ResultT] = _Batch()
+        batch.entries[key] = entry
+        self._in_flight.add(key)
+        self._start(self._flush_aside(batch))
 
     async def _flush_aside(self, batch: _Batch[ItemT, ResultT]) -> None:
         async with self._aside:
@@ -216,22 +256,15 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     async def _flush_batch(self, batch: _Batch[ItemT, ResultT]) -> None:
         try:
-            results = await self._settle([item for item, _ in batch.values()])
+            results = await self._settle([item for item, _ in batch.entries.values()])
         except BaseException as error:
-            for _, futures in batch.values():
-                _resolve(futures, error)
+            batch.fail(error)
             if not isinstance(error, Exception):
                 raise
         else:
-            for (_, futures), result in zip(batch.values(), results, strict=True):
-                if len(futures) == 1 and not isinstance(result, BaseException):
-                    (future,) = futures
-                    if not future.done():
-                        future.set_result(result)
-                else:
-                    _resolve(futures, result)
+            batch.settle(results)
         finally:
-            self._in_flight.difference_update(batch)
+            self._in_flight.difference_update(batch.entries)
 
     async def _settle(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
         """Flush; halve the batch until an item that makes it fail stands alone."""
@@ -248,13 +281,12 @@ def _closed_error() -> NotStartedError:
     return NotStartedError("The result store has been shut down: start it again first.")
 
 
-def _resolve(futures: Sequence[asyncio.Future[ResultT]], result: ResultT | BaseException) -> None:
-    for future in futures:
-        if future.done():
-            continue
-        if isinstance(result, asyncio.CancelledError):
-            future.cancel()
-        elif isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
+def _resolve(future: asyncio.Future[ResultT], result: ResultT | BaseException) -> None:
+    if future.done():
+        return
+    if not isinstance(result, BaseException):
+        future.set_result(result)
+    elif isinstance(result, asyncio.CancelledError):
+        future.cancel()
+    else:
+        future.set_exception(result)

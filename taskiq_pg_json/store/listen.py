@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -109,7 +108,7 @@ class Listener:
         ]
         self._notify = names.statement(queries()["notify"])
         self._ended_channel = names.channel("ended")
-        self._subscriptions: defaultdict[str, set[Subscription]] = defaultdict(set)
+        self._subscriptions: dict[str, list[Subscription]] = {}
         self._task: asyncio.Task[None] | None = None
         self._probe = ""
         self._hearing = asyncio.Event()
@@ -128,14 +127,19 @@ class Listener:
         if self._enabled and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._listen())
         for task_id in task_ids:
-            self._subscriptions[task_id].add(subscription)
+            subscribers = self._subscriptions.get(task_id)
+            if subscribers is None:
+                self._subscriptions[task_id] = [subscription]
+            else:
+                subscribers.append(subscription)
 
     def remove(self, subscription: Subscription, task_ids: Iterable[str]) -> None:
         """Tell it no more."""
         for task_id in task_ids:
             subscribers = self._subscriptions[task_id]
-            subscribers.discard(subscription)
-            if not subscribers:
+            if len(subscribers) > 1:
+                subscribers.remove(subscription)
+            else:
                 del self._subscriptions[task_id]
 
     async def close(self) -> None:
