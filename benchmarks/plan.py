@@ -48,12 +48,12 @@ WHOLE = Plan(
     rounds=2,
     footprint_results=3_000,
     seconds={
-        "throughput": 155.0,
-        "progress": 25.0,
-        "bloat": 15.0,
+        "throughput": 165.0,
+        "progress": 20.0,
+        "bloat": 10.0,
         "latency": 15.0,
-        "end to end": 50.0,
-        "footprint": 25.0,
+        "end to end": 55.0,
+        "footprint": 20.0,
     },
 )
 QUICK = Plan(

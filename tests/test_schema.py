@@ -452,3 +452,16 @@ def test_a_query_that_is_defined_twice_is_refused(tmp_path, monkeypatch):
 def test_a_mode_of_migration_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match='"auto", "verify" and "off"'):
         JsonbResultBackend(migrate="always")
+
+
+async def test_large_values_are_compressed_by_lz4_where_the_server_has_it(start, admin, table_name):
+    await start()
+    (choices,) = admin.execute(
+        "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'"
+    ).fetchone()
+    found = admin.execute(
+        "SELECT DISTINCT attcompression FROM pg_attribute WHERE attrelid = %s::regclass"
+        " AND attname = ANY (%s)",
+        [table_name, ["return_value", "error", "args", "kwargs", "log", "types", "pickled"]],
+    ).fetchall()
+    assert found == [("l" if "lz4" in choices else "",)]

@@ -24,6 +24,23 @@ CREATE TABLE {results} (
     autovacuum_vacuum_insert_scale_factor = 0.02
 );
 
+-- What is larger than 2 kB is compressed. lz4, where the server has it, takes a small part of pglz's time.
+DO $do$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_settings
+               WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)) THEN
+        ALTER TABLE {results}
+            ALTER return_value SET COMPRESSION lz4,
+            ALTER error        SET COMPRESSION lz4,
+            ALTER args         SET COMPRESSION lz4,
+            ALTER kwargs       SET COMPRESSION lz4,
+            ALTER log          SET COMPRESSION lz4,
+            ALTER types        SET COMPRESSION lz4,
+            ALTER pickled      SET COMPRESSION lz4;
+    END IF;
+END
+$do$;
+
 COMMENT ON COLUMN {results}.task_id        IS 'The task''s id, as taskiq made it.';
 COMMENT ON COLUMN {results}.task_name      IS 'The task''s name; NULL without TaskInfoMiddleware.';
 COMMENT ON COLUMN {results}.worker         IS 'host:pid of the worker; NULL without TaskInfoMiddleware.';

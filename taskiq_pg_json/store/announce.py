@@ -25,7 +25,7 @@ logger = logging.getLogger("taskiq_pg_json")
 EVERYTHING = "*"
 """The payload that says: look again, whatever you wait for."""
 
-_GATHERING = 0.002
+_GATHERING = 0.005
 """Seconds from one notification to the next; the first of a burst goes out at once."""
 
 _MAX_PAYLOAD = 7_900  # bytes; PostgreSQL's limit is below 8,000
