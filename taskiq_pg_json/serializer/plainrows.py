@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import orjson
+from orjson import loads
 
 from taskiq_pg_json.serializer import sidecar
 from taskiq_pg_json.serializer.encoder import Encoder
@@ -163,15 +163,16 @@ def read_plain(row: EncodedRow) -> dict[str, object] | None:
 
     None for any other row, and for one that is damaged.
     """
-    columns = row.columns
-    readers = NO_READERS if row.types is None else sidecar.readers(row.types)
+    columns, types, _ = row
+    readers = NO_READERS if types is None else sidecar.readers(types)
     if readers is None or "error" in columns:
         return None
+    values: dict[str, object] = {}
     try:
-        values = {name: orjson.loads(data) for name, data in columns.items()}
-        for name, read in readers.items():
-            if values.get(name) is not None:
-                values[name] = read(values[name])
+        for name, data in columns.items():
+            value = loads(data)
+            read = readers.get(name)
+            values[name] = value if read is None or value is None else read(value)
     except Exception:  # noqa: BLE001 - the reader of all other rows finds out, and says where
         return None
     return values

@@ -158,9 +158,7 @@ class Reader:
             ResultDecodeError: what stands in the row cannot be decoded.
         """
         task_id, status, return_value, error, labels, log, seconds, types, pickled = stored
-        columns = {}
-        if return_value is not None:
-            columns["return_value"] = return_value
+        columns = {} if return_value is None else {"return_value": return_value}
         if error is not None:
             columns["error"] = error
         if labels is not None:
@@ -226,12 +224,12 @@ class Reader:
     async def _flush_results(
         self, task_ids: Sequence[str]
     ) -> Sequence[StoredResult | Heavy | None]:
-        found: dict[str, StoredResult | Heavy] = {
-            **await self._fetch_results(task_ids, _HEAVY_BYTES)
-        }
-        if missing := [task_id for task_id in task_ids if task_id not in found]:
-            found.update(dict.fromkeys(await self.ready_among(missing), Heavy.RESULT))
-        return [found.get(task_id) for task_id in task_ids]
+        found: dict[str, StoredResult] = await self._fetch_results(task_ids, _HEAVY_BYTES)
+        if len(found) == len(task_ids):
+            return list(map(found.get, task_ids))
+        missing = [task_id for task_id in task_ids if task_id not in found]
+        heavy = dict.fromkeys(await self.ready_among(missing), Heavy.RESULT)
+        return [found.get(task_id) or heavy.get(task_id) for task_id in task_ids]
 
     async def _fetch_results(
         self, task_ids: Sequence[str], max_bytes: int | None
