@@ -15,6 +15,7 @@ from taskiq_pg_json.records import Outcome, Progress
 from taskiq_pg_json.store import Migrate, ResultStore
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from datetime import timedelta
 
     from psycopg_pool import AsyncConnectionPool
@@ -100,7 +101,11 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         """Write all that was accepted and close the pool, unless it was lent."""
         await self.store.shutdown()
 
-    async def set_result(self, task_id: str, result: TaskiqResult[_ReturnType]) -> None:
+    # Not a coroutine around the store's: ten thousand that wait are as many objects for the
+    # garbage collector to look through, again and again.
+    def set_result(
+        self, task_id: str, result: TaskiqResult[_ReturnType]
+    ) -> Coroutine[Any, Any, None]:
         """Store a result, with what :class:`TaskInfoMiddleware` knows of the task.
 
         A value that cannot be stored becomes a FAILURE whose error says why: whoever waits for the
@@ -115,11 +120,11 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
             result.execution_time,
             taken_task_info(task_id),
         )
-        await self.store.set_result(task_id, outcome)
+        return self.store.set_result(task_id, outcome)
 
-    async def is_result_ready(self, task_id: str) -> bool:
+    def is_result_ready(self, task_id: str) -> Coroutine[Any, Any, bool]:
         """Whether the task has ended; waits for it for up to ``long_poll`` seconds."""
-        return await self.store.is_ready(task_id, timeout=self.long_poll)
+        return self.store.is_ready(task_id, timeout=self.long_poll)
 
     async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[_ReturnType]:
         """Return a task's result.

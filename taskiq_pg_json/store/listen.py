@@ -35,9 +35,9 @@ class Subscription:
 
     __slots__ = ("_ended", "_heard", "_listener", "_look_again", "_task_ids", "_woken")
 
-    def __init__(self, listener: Listener, task_ids: Iterable[str]) -> None:
+    def __init__(self, listener: Listener, task_ids: tuple[str, ...]) -> None:
         self._listener = listener
-        self._task_ids = tuple(task_ids)
+        self._task_ids = task_ids
         self._heard = False
         self._ended: set[str] | None = None
         self._look_again = True
@@ -120,7 +120,7 @@ class Listener:
 
     def subscribed(self, task_ids: Iterable[str]) -> Subscription:
         """Hear of these tasks for the time of a ``with`` block."""
-        return Subscription(self, task_ids)
+        return Subscription(self, tuple(task_ids))
 
     def add(self, subscription: Subscription, task_ids: Iterable[str]) -> None:
         """Tell the subscription of these tasks from now on."""

@@ -58,7 +58,7 @@ class Waiter:
     async def is_ready(self, task_id: str, timeout: float) -> bool:
         """Whether the task has ended, after ``timeout`` seconds at most."""
         deadline = time.monotonic() + timeout
-        with self._listener.subscribed([task_id]) as subscription:
+        with self._listener.subscribed((task_id,)) as subscription:
             if await self._reader.ready.submit(task_id):
                 return True
             while (left := deadline - time.monotonic()) > 0:

@@ -120,7 +120,7 @@ class Writer:
 
     def _announce(self, event: str, rows: Sequence[RowT]) -> None:
         if event in self._announcers:
-            self._announcers[event].announce(row.task_id for row in rows)
+            self._announcers[event].announce(map(_task_id, rows))
 
     async def _flush_deletions(self, task_ids: Sequence[str]) -> Sequence[bool]:
         # Not prepared: a plan that was made while the table was small would scan all of it later.
