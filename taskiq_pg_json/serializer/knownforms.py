@@ -66,7 +66,7 @@ class Forms:
 
     def _meet(self, names: tuple[object, ...], value: dict[Any, Any]) -> None:
         """Count the dict, and make its form known where there have been many."""
-        if len(names) > MOST:
+        if len(names) > MOST or names not in self._layouts:
             return
         if len(self._met) >= _MOST_KEYS:
             self._met.clear()
