@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import suppress
 from datetime import datetime, timezone
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
 from taskiq_pg_json.store import wire as wires
@@ -158,6 +160,97 @@ async def test_a_connection_lost_in_mid_statement_is_an_error_in_the_servers_wor
     admin.execute("SELECT pg_terminate_backend(%s)", [pid])
     with pytest.raises(psycopg.OperationalError, match="terminating connection"):
         await sleeping
+
+
+@pytest.fixture
+async def proxied(dsn):
+    """A connection through a proxy, and what ends it: ``cut()``, and ``jam()`` before."""
+    server = conninfo_to_dict(dsn)
+    host, port = server["host"], server.get("port", 5432)
+    writers = []
+    flows = asyncio.Event()
+    flows.set()
+
+    async def pump(reader, writer):
+        writers.append(writer)
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 14):
+                await flows.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader, writer):
+        if host.startswith("/"):
+            upstream = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        else:
+            upstream = await asyncio.open_connection(host, port)
+        await asyncio.gather(pump(reader, upstream[1]), pump(upstream[0], writer))
+
+    def cut():
+        for writer in writers:
+            writer.transport.abort()
+        flows.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
+        here = proxy.sockets[0].getsockname()[1]
+        conninfo = make_conninfo(dsn, host="127.0.0.1", port=here, sslmode="disable")
+        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        yield connection, flows.clear, cut
+        cut()
+        await connection.close()
+
+
+async def test_a_connection_lost_while_much_is_sent_is_an_error(proxied):
+    connection, jam, cut = proxied
+    wire = Wire(connection)
+    assert await wire.execute(b"SELECT 1", {}) == [(1,)]
+    jam()
+    text = "x" * 50_000_000
+    sending = asyncio.create_task(wire.execute(b"SELECT length(%(a)s::text)", {"a": text}))
+    await asyncio.sleep(0.2)
+    assert not sending.done()
+    cut()
+    with pytest.raises(psycopg.OperationalError):
+        await asyncio.wait_for(sending, 10)
+    with pytest.raises(psycopg.OperationalError):
+        await wire.execute(b"SELECT 1", {})
+    wire.release()
+
+
+async def test_a_connection_lost_before_the_answer_is_an_error(proxied):
+    connection, _, cut = proxied
+    wire = Wire(connection)
+    sleeping = asyncio.create_task(wire.execute(b"SELECT pg_sleep(60)", {}))
+    await asyncio.sleep(0.2)
+    cut()
+    with pytest.raises(psycopg.OperationalError):
+        await asyncio.wait_for(sleeping, 10)
+    wire.release()
+
+
+async def test_a_statement_cancelled_while_it_is_sent_leaves_no_connection_stuck(
+    proxied, monkeypatch
+):
+    monkeypatch.setattr(wires, "_CANCEL_TIMEOUT", 0.5)
+    connection, jam, _ = proxied
+    wire = Wire(connection)
+    await wire.execute(b"SELECT 1", {})
+    jam()
+    text = "x" * 50_000_000
+    sending = asyncio.create_task(wire.execute(b"SELECT length(%(a)s::text)", {"a": text}))
+    await asyncio.sleep(0.2)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(sending, 10)
+    assert connection.closed
+
+
+async def test_a_closed_connection_is_an_error_when_it_is_used(connection):
+    await connection.close()
+    wire = Wire(connection)
+    with pytest.raises(psycopg.OperationalError):
+        await wire.execute(b"SELECT 1", {})
 
 
 async def test_a_connection_lost_while_idle_is_an_error_and_costs_nothing(wire, admin):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,7 +70,7 @@ class Wire:
         adapt(connection)
         self.connection = connection
         self._pgconn = connection.pgconn
-        self._socket = self._pgconn.socket
+        self._socket = -1
         self._transformer = Transformer(connection)
         self._prepared = _prepared.setdefault(connection, {})
         self._loop = asyncio.get_running_loop()
@@ -80,7 +81,8 @@ class Wire:
         """Leave the connection to others, until the next statement."""
         if self._listens:
             self._listens = False
-            self._loop.remove_reader(self._socket)
+            with suppress(OSError):  # of a lost connection, whose socket libpq has closed
+                self._loop.remove_reader(self._socket)
 
     async def execute(
         self, statement: bytes, values: Mapping[str, object], *, prepare: bool = True
@@ -113,7 +115,9 @@ class Wire:
         if result.status != ExecStatus.TUPLES_OK:
             return []
         transformer.set_pgresult(result)
-        return transformer.load_rows(0, result.ntuples, tuple)
+        rows = transformer.load_rows(0, result.ntuples, tuple)
+        transformer.set_pgresult(None)  # which may be large
+        return rows
 
     async def _name(self, text: bytes, types: tuple[int, ...]) -> bytes | None:
         """Prepare a statement once; None where it cannot be."""
@@ -141,6 +145,7 @@ class Wire:
     async def _answer(self) -> PGresult:
         pgconn = self._pgconn
         if not self._listens:
+            self._socket = pgconn.socket
             self._loop.add_reader(self._socket, self._hear)
             self._listens = True
         while pgconn.flush():
@@ -183,12 +188,14 @@ class Wire:
 
     async def _writable(self) -> None:
         """Return when the server may take more of what has not been sent."""
-        waiter = self._loop.create_future()
+        waiter = self._waiter = self._loop.create_future()
         self._loop.add_writer(self._socket, _wake, waiter)
         try:
             await waiter
         finally:
-            self._loop.remove_writer(self._socket)
+            self._waiter = None
+            with suppress(OSError):  # likewise
+                self._loop.remove_writer(self._socket)
 
     def _hear(self) -> None:
         """Take what the server sends."""
