@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
 from taskiq_pg_json.store import wire as wires
+from taskiq_pg_json.store.arrays import as_array
 from taskiq_pg_json.store.wire import Wire
 
 
@@ -70,6 +71,14 @@ async def test_a_statement_is_prepared_once_for_each_kind_of_values(wire, connec
     names = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT $1::int'"
     wire.release()
     assert await (await connection.execute(names)).fetchone() == (2,)
+
+
+async def test_columns_with_and_without_values_are_one_statement(wire):
+    statement = b"SELECT unnest(%(a)b::text[])"
+    for column in (["a"], [None], ["a", None, "b"]):
+        await wire.execute(statement, {"a": as_array(column)})
+    count = b"SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'SELECT unnest%%'"
+    assert await wire.execute(count, {}, prepare=False) == [(1,)]
 
 
 async def test_no_more_is_prepared_than_a_connection_should_hold(wire, monkeypatch):

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from psycopg import AsyncConnection
-    from psycopg.abc import AdaptContext
 
 _NULL = b"\xff\xff\xff\xff"
 _NONE = type(None)
@@ -127,13 +126,13 @@ _ARRAYS: dict[type, type[_Array]] = {
 
 
 class _ArrayDumper(Dumper):
-    format = Format.BINARY
+    """Leaves it to the statement's cast to say the type.
 
-    def __init__(self, cls: type[_Array], context: AdaptContext | None = None) -> None:
-        super().__init__(cls, context)
-        # The class has none: it would be taken for the type's, for all that the connection's
-        # owner sends by type.
-        self.oid = postgres.types[cls.element].array_oid
+    A type of its own would make a statement to be prepared of each set of columns that are not
+    None, and would be taken for the type's by all that the connection's owner sends by type.
+    """
+
+    format = Format.BINARY
 
     def dump(self, obj: _Array) -> bytes:
         return obj.data
