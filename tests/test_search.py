@@ -10,7 +10,15 @@ import pytest
 from psycopg.pq import TransactionStatus
 from seeds import NOW, Invoice, PaymentError, ago, finish, ids, orders, unfinished
 
-from taskiq_pg_json import F, FilterError, NotLoadedError, ResultStore, SearchTimeoutError, Status
+from taskiq_pg_json import (
+    F,
+    FilterError,
+    NotLoadedError,
+    Outcome,
+    ResultStore,
+    SearchTimeoutError,
+    Status,
+)
 
 DAY = timedelta(days=1)
 
@@ -569,3 +577,17 @@ async def test_a_stream_may_be_left_early(shop):
     await stream.aclose()
     assert first.task_id == "order-0"
     assert await shop.count() == 30
+
+
+async def test_a_task_without_labels_has_none_that_a_filter_could_find_or_miss(shop):
+    await shop.set_result("plain", Outcome(return_value=1))
+    assert (await shop.get("plain")).labels == {}
+
+    async def finds_it(**filters):
+        return "plain" in {record.task_id async for record in shop.iterate(**filters)}
+
+    assert await finds_it(labels={})
+    assert not await finds_it(labels={"tenant": "t1"})
+    assert await finds_it(exclude={"labels": {"tenant": "t1"}})
+    assert not await finds_it(exclude={"labels": {}})
+    assert await finds_it(where=F.labels["tenant"] != "t1")

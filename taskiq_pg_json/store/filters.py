@@ -139,6 +139,8 @@ class Filters:
             if name in self.given:
                 yield fragments.render(name, value=checked(name, self.given[name]))  # type: ignore[literal-required] # of the same names
         for column in _JSON_COLUMNS:
+            if column == "labels" and self.given.get(column) == {}:
+                continue  # which all labels contain, those too that are NULL for there are none
             if column in self.given:
                 value = fragments.json(column, self.given[column])  # type: ignore[literal-required] # likewise
                 yield fragments.render("contains", column=column, value=value)
