@@ -145,9 +145,9 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         """Delete a task's result and progress, if there are any."""
         await self.store.delete(task_id)
 
-    async def set_progress(self, task_id: str, progress: TaskProgress[Any]) -> None:
+    def set_progress(self, task_id: str, progress: TaskProgress[Any]) -> Coroutine[Any, Any, None]:
         """Store a task's progress; the last write wins."""
-        await self.store.set_progress(task_id, Progress(_word(progress.state), progress.meta))
+        return self.store.set_progress(task_id, Progress(_word(progress.state), progress.meta))
 
     async def get_progress(self, task_id: str) -> TaskProgress[Any] | None:
         """Return what a task last said of its progress; None when it has said nothing."""

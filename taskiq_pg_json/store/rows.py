@@ -123,15 +123,9 @@ class RowEncoder:
             ResultEncodeError: the meta cannot be stored.
         """
         encoded = self._serializer.encode({"meta": progress.meta}, task_id=task_id)
-        meta = encoded.columns["meta"]
-        return ProgressRow(
-            task_id=task_id,
-            state=_storable(progress.state) or "",
-            meta=meta,
-            types=encoded.types,
-            pickled=encoded.pickled,
-            size=encoded.size,
-        )
+        columns, types, pickled = encoded
+        state = _storable(progress.state) or ""
+        return ProgressRow(task_id, state, columns["meta"], types, pickled, encoded.size)
 
     def _encode(self, task_id: str, columns: dict[str, object]) -> EncodedRow:
         """Encode; what is only beside the result is left out rather than fail the row."""
