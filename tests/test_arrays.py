@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from math import copysign
 
 import psycopg
 import pytest
@@ -73,6 +74,13 @@ async def test_texts_of_one_length_come_through(connection, size):
 async def test_what_it_does_not_know_is_left_to_psycopg(connection, kind, values):
     rows = await connection.execute(f"SELECT unnest(%b::{kind})", [as_array(values)])
     assert await rows.fetchall() == [(value,) for value in values]
+
+
+async def test_zeros_keep_their_signs(connection):
+    rows = await connection.execute(
+        "SELECT unnest(%b::float8[])", [as_array([0.0, -0.0, 0.0])], binary=True
+    )
+    assert [copysign(1, value) for (value,) in await rows.fetchall()] == [1, -1, 1]
 
 
 def test_nones_alone_are_none():

@@ -55,6 +55,10 @@ class _Array:
         write, first = type(self).write, values[0]
         if first == values[-1] and values.count(first) == len(values):
             return write(first) * len(values)
+        return self._one_by_one(values)
+
+    def _one_by_one(self, values: Sequence[Any]) -> bytes:
+        write = type(self).write
         return b"".join([_NULL if value is None else write(value) for value in values])
 
 
@@ -102,6 +106,9 @@ class _FloatArray(_Array):
     @staticmethod
     def write(value: float) -> bytes:
         return _float(8, value)
+
+    def _items(self, values: Sequence[Any]) -> bytes:
+        return self._one_by_one(values)  # 0.0 and -0.0 are equal
 
 
 class _MomentArray(_Array):
