@@ -29,7 +29,8 @@ MOST = 64
 """Keys of a dict, items of a list."""
 MOST_NESTED = 16
 """Likewise, where some of them hold containers again."""
-_LEVELS = 4
+LEVELS = 4
+"""Containers inside each other."""
 
 
 class UnfitError(Exception):
@@ -115,7 +116,7 @@ LEAVES: dict[type, tuple[str, Callable[[Any], bool] | None]] = {
 """By class: the type's name, and which values the JSON writer takes."""
 
 
-def form_of(value: Any, layouts: Layouts, levels: int = _LEVELS) -> Form:  # noqa: ANN401 - any
+def form_of(value: Any, layouts: Layouts, levels: int = LEVELS) -> Form:  # noqa: ANN401 - any
     """The form of a value.
 
     Args:

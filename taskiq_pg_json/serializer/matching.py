@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     Matches = Callable[[Any], bool]
 
-_FEW = 4
+FEW = 4
+"""Values of a list that may be one long text, again and again."""
 _MUCH_TEXT = 1_024
 
 
@@ -43,7 +44,7 @@ class _Source:
         self._names: dict[str, Any] = {
             "settled": SETTLED,
             "is_exact": is_exact,
-            "is_long": _is_long,
+            "is_long": is_long,
         }
         self._variables = 0
         self._unpack("value", form, "    ")
@@ -92,7 +93,7 @@ class _Source:
             self._unpack(name, form, indent)
         if isinstance(form, ListForm):
             first = f"{name}[0].values()" if isinstance(form.item, DictForm) else f"{name}[:1]"
-            self._require([f"(len({name}) <= {_FEW} or not any(map(is_long, {first})))"], indent)
+            self._require([f"(len({name}) <= {FEW} or not any(map(is_long, {first})))"], indent)
             item = self._variable()
             self._lines.append(f"{indent}for {item} in {name}:")
             self._require([self._condition(item, form.item)], indent + "    ")
@@ -112,6 +113,6 @@ class _Source:
         return name
 
 
-def _is_long(value: object) -> bool:
+def is_long(value: object) -> bool:
     """Whether it is a long text, which may be the same again and again where it heads many."""
     return type(value) is str and len(value) > _MUCH_TEXT

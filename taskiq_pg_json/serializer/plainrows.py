@@ -9,7 +9,9 @@ from orjson import loads
 
 from taskiq_pg_json.serializer import sidecar
 from taskiq_pg_json.serializer.encoder import Encoder
+from taskiq_pg_json.serializer.forms import LEVELS, MOST, MOST_NESTED
 from taskiq_pg_json.serializer.jsontext import EMPTY, NUL, dumps
+from taskiq_pg_json.serializer.matching import FEW, is_long
 from taskiq_pg_json.serializer.nodes import VERSION
 from taskiq_pg_json.serializer.prepared import NO_READERS
 from taskiq_pg_json.serializer.protocol import EncodedRow
@@ -28,11 +30,6 @@ _SETTLED = Encoder.settled
 _FLAT = _SETTLED | {float}
 _NUMBERS = frozenset({int, float, type(None)})
 _DICTS = {dict}
-_LEVELS = 4
-_FEW = 4
-_WIDE = 16
-_LONG = 64
-_MUCH_TEXT = 1_024
 _FRAME = 64
 """More bytes than a container has in a sidecar beside its keys, and in itself when it is empty."""
 
@@ -61,7 +58,7 @@ def write_plain(plan: Plan, columns: Mapping[str, Any]) -> EncodedRow | None:
                 if known.node:
                     nodes[name], form = known.node, known
             elif cls not in _SETTLED:
-                node = _node(plan.layouts, cls, value, _LEVELS)
+                node = _node(plan.layouts, cls, value, LEVELS)
                 if node:
                     nodes[name] = node
             data = written[name] = dumps(value)
@@ -96,10 +93,10 @@ def _node(layouts: Layouts, cls: type, value: Any, levels: int) -> dict[str, obj
 def _node_of_dict(layouts: Layouts, value: dict[str, Any], levels: int) -> dict[str, object]:
     layout = layouts[tuple(value)]
     if _SETTLED.issuperset(map(type, value.values())):
-        if len(value) > _WIDE:
+        if len(value) > MOST_NESTED:
             _look_out_for_text(next(iter(value.values())))
         return layout
-    if not levels or len(value) > _WIDE:
+    if not levels or len(value) > MOST_NESTED:
         raise _NotPlainError
     fields = {}
     for key, child in value.items():
@@ -114,10 +111,10 @@ def _node_of_dict(layouts: Layouts, value: dict[str, Any], levels: int) -> dict[
 
 def _node_of_list(layouts: Layouts, value: list[Any], levels: int) -> dict[str, object] | None:
     kinds = set(map(type, value))
-    if not levels or len(value) > _LONG:
+    if not levels or len(value) > MOST:
         raise _NotPlainError
     if kinds <= _SETTLED:
-        if len(value) > _FEW:
+        if len(value) > FEW:
             _look_out_for_text(value[0])
         return None
     if kinds == _DICTS:
@@ -133,7 +130,7 @@ def _node_of_rows(
     layouts: Layouts, rows: list[dict[str, Any]], levels: int
 ) -> dict[str, object] | None:
     """What the sidecar says of each of these dicts, if it says the same of all."""
-    if len(rows) > _FEW:
+    if len(rows) > FEW:
         for cell in rows[0].values():
             _look_out_for_text(cell)
         names = set(map(tuple, rows))
@@ -144,7 +141,7 @@ def _node_of_rows(
             ):
                 raise _NotPlainError
             return layouts[names.pop()]
-        if len(rows) > _WIDE:
+        if len(rows) > MOST_NESTED:
             raise _NotPlainError
     nodes = [_node_of_dict(layouts, row, levels) for row in rows]
     if nodes.count(nodes[0]) < len(nodes):
@@ -154,7 +151,7 @@ def _node_of_rows(
 
 def _look_out_for_text(first: object) -> None:
     """Refuse a long text at the head of many: it may be the same, written again for each."""
-    if type(first) is str and len(first) > _MUCH_TEXT:
+    if is_long(first):
         raise _NotPlainError
 
 
