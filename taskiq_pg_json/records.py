@@ -94,7 +94,7 @@ class Outcome:
         return Status.FAILURE if self.is_err else Status.SUCCESS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, likewise
 class Progress:
     """What a task last said of its progress.
 
