@@ -12,8 +12,8 @@ TaskiqPgJsonError
 │   ├── ResultEncodeError         a value that neither JSON nor the pickle fallback can hold
 │   └── ResultDecodeError         a stored row that cannot be turned into Python again
 ├── SchemaError
-│   ├── SchemaVersionError        the table is older or newer than this release needs
-│   └── ForeignTableError         a table of that name exists, and is not ours
+│   ├── SchemaVersionError        the table is older than this release needs, or missing
+│   └── ForeignTableError         a table of that name exists, and does not say that it is ours
 ├── RemoteError                   a task's own error, whose class cannot be had here
 ├── WaitTimeoutError              tasks have not ended in time (also a TimeoutError)
 ├── WriteTimeoutError             the server could not be reached in time (also a TimeoutError)
@@ -149,11 +149,11 @@ class SchemaError(TaskiqPgJsonError):
 
 
 class SchemaVersionError(SchemaError):
-    """The table's schema version is older or newer than this release needs."""
+    """The table is older than this release needs, or missing."""
 
 
 class ForeignTableError(SchemaError):
-    """A table of that name exists and was not made by this package; it is left alone."""
+    """A table of that name exists, and does not say that this package made it; it is left alone."""
 
 
 class WriteTimeoutError(TaskiqPgJsonError, TimeoutError):

@@ -13,6 +13,7 @@ from road import HOSTILE_NAMES, eventually, finished
 from taskiq.depends.progress_tracker import TaskProgress
 
 from taskiq_pg_json import (
+    ConfigurationError,
     ForeignTableError,
     JsonbResultBackend,
     ResultIsMissingError,
@@ -287,6 +288,51 @@ async def test_verify_names_what_is_missing_and_the_way_to_it(dsn, admin, table_
     assert comment_of(admin, table_name) is None
 
 
+async def test_verify_names_the_sql_that_brings_old_tables_up_to_date(
+    start, connect, admin, schema_name
+):
+    store = ResultStore(table_name="shop", schema=schema_name)
+    first = files.migrations()[0]
+    await (await connect()).execute(store.names.bind(first.text))
+    table = quoted(schema_name, "shop")
+    admin.execute(sql.SQL("COMMENT ON TABLE {} IS 'taskiq-pg-json schema 1'").format(table))
+    with pytest.raises(SchemaVersionError, match=r"schema version 1.*schema_sql\(since=1\)"):
+        await start(table_name="shop", schema=schema_name, migrate="verify")
+    await (await connect()).execute(store.schema_sql(since=1))
+    await drive(await start(table_name="shop", schema=schema_name, migrate="verify"))
+
+
+@pytest.mark.parametrize("since", [-1, 999, "1", None, True])
+def test_a_version_that_no_table_can_have_is_refused(since):
+    with pytest.raises(ConfigurationError, match="since="):
+        ResultStore().schema_sql(since=since)
+
+
+@pytest.mark.parametrize("migrate", ["auto", "verify"])
+@pytest.mark.parametrize(("made", "asked"), [("Uuid", "VarChar"), ("Text", "Uuid")])
+async def test_task_ids_of_another_type_than_the_table_has_are_refused(
+    start, table_name, migrate, made, asked
+):
+    await start(field_for_task_id=made)
+    with pytest.raises(SchemaError, match=f"{table_name}.*field_for_task_id='{made}'"):
+        await start(field_for_task_id=asked, migrate=migrate)
+
+
+async def test_text_and_varchar_are_as_good_as_each_other(start):
+    await start(field_for_task_id="Text")
+    await drive(await start(field_for_task_id="VarChar"))
+
+
+async def test_a_comment_that_was_changed_is_not_the_end_of_a_table(start, admin, table_name):
+    await start()
+    admin.execute(sql.SQL("COMMENT ON TABLE {} IS 'ours'").format(quoted(table_name)))
+    with pytest.raises(ForeignTableError, match="comment") as caught:
+        await start()
+    restore = str(caught.value).partition("run ")[2].removesuffix(".")
+    admin.execute(restore)
+    await drive(await start())
+
+
 async def test_verify_accepts_tables_that_are_current(start):
     await start()
     await drive(await start(migrate="verify"))
@@ -322,12 +368,25 @@ async def test_a_role_without_ddl_rights_starts_on_current_tables(
     await drive(await start(limited, schema=schema_name, migrate="verify"))
 
 
-async def test_a_role_without_ddl_rights_is_told_so_when_tables_are_missing(
+async def test_a_role_without_ddl_rights_is_told_what_to_run_when_tables_are_missing(
     dsn, schema_name, table_name, role
 ):
     store = ResultStore(make_conninfo(dsn, user=role), schema=schema_name, table_name=table_name)
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=schema_name):
+    complaint = rf"may not make the table {schema_name}.*permission denied.*schema_sql\(\)"
+    with pytest.raises(SchemaError, match=complaint) as caught:
         await store.startup()
+    assert isinstance(caught.value.__cause__, psycopg.errors.InsufficientPrivilege)
+
+
+async def test_a_role_without_ddl_rights_is_told_what_to_run_when_tables_are_old(
+    start, dsn, admin, schema_name, role
+):
+    await start(table_name="shop", schema=schema_name)
+    table = quoted(schema_name, "shop")
+    admin.execute(sql.SQL("COMMENT ON TABLE {} IS 'taskiq-pg-json schema 1'").format(table))
+    limited = ResultStore(make_conninfo(dsn, user=role), table_name="shop", schema=schema_name)
+    with pytest.raises(SchemaError, match=r"may not upgrade .*schema_sql\(since=1\)"):
+        await limited.startup()
 
 
 async def test_a_role_that_may_not_make_schemas_makes_tables_in_one_that_is_there(

@@ -1,7 +1,10 @@
 -- schema_version --
--- The table's oid and comment; NULLs when there is no such table. Reading pg_class makes the server
--- look afresh: to_regclass() by itself may answer what was true before a lock was waited for.
-SELECT found.oid, obj_description(found.oid, 'pg_class')
+-- The table's oid and comment, and the type of its task ids; NULLs when there is no such table. Reading
+-- pg_class makes the server look afresh: to_regclass() by itself may answer what was true before a lock
+-- was waited for.
+SELECT found.oid, obj_description(found.oid, 'pg_class'),
+       (SELECT format_type(atttypid, NULL) FROM pg_attribute
+        WHERE attrelid = found.oid AND attname = 'task_id')
 FROM (SELECT to_regclass(%(table)s)::oid) AS wanted (oid)
 LEFT JOIN pg_class AS found ON found.oid = wanted.oid;
 

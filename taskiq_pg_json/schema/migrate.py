@@ -6,21 +6,29 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
+from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import tuple_row
 
-from taskiq_pg_json.errors import ConfigurationError, ForeignTableError, SchemaVersionError
+from taskiq_pg_json.errors import (
+    ConfigurationError,
+    ForeignTableError,
+    SchemaError,
+    SchemaVersionError,
+)
 from taskiq_pg_json.schema.files import indexes, migrations, queries, views
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from psycopg import AsyncConnection, sql
+    from psycopg import AsyncConnection
 
     from taskiq_pg_json.schema.names import Names
 
 _COMMENT = "taskiq-pg-json schema {version}"
 _COMMENT_PATTERN = re.compile(_COMMENT.format(version=r"(\d+)"))
 _LOCK_POLL = 0.05  # seconds
+_TASK_ID_TYPES = {"character varying": "VarChar", "text": "Text", "uuid": "Uuid"}
 
 
 class Schema:
@@ -60,17 +68,21 @@ class Schema:
 
         Raises:
             ForeignTableError: there is a table of that name, and it is not ours.
+            SchemaError: its task ids are of a type that does not go with the one asked for.
         """
         table = self._names.relation().as_string()
-        ((oid, comment),) = await _fetch(connection, "schema_version", {"table": table})
+        ((oid, comment, id_type),) = await _fetch(connection, "schema_version", {"table": table})
         if oid is None:
             return 0
         match = _COMMENT_PATTERN.match(comment or "")
         if match is None:
             raise ForeignTableError(
-                f"The table {self._names} exists and was not made by taskiq-pg-json: it is left "
-                "as it is. Give another table_name=, or rename that table."
+                f"The table {self._names} exists, and its comment does not say that taskiq-pg-json "
+                "made it: it is left as it is. Give another table_name=, or rename that table. "
+                "Where it is ours and the comment was changed, "
+                f"run {self._set_version(self.needed_version).as_string()}."
             )
+        self._check_task_id(id_type)
         return int(match[1])
 
     async def apply(self, connection: AsyncConnection[Any]) -> None:
@@ -78,11 +90,23 @@ class Schema:
 
         The connection must be in autocommit mode. A newer version than ours is left alone:
         migrations only add, so that workers of two releases can share one table.
+
+        Raises:
+            SchemaError: the role may not, or the table is not ours to use.
         """
-        if await self.found_version(connection) >= self.needed_version:
+        found = await self.found_version(connection)
+        if found >= self.needed_version:
             return
-        while not await self._apply_locked(connection):  # noqa: ASYNC110 - the server has no event
-            await asyncio.sleep(_LOCK_POLL)
+        try:
+            while not await self._apply_locked(connection):  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(_LOCK_POLL)
+        except InsufficientPrivilege as error:
+            raise SchemaError(
+                f"This role may not {'upgrade' if found else 'make'} the table {self._names}: "
+                f"{error.diag.message_primary}. As one that may, run the SQL that "
+                f"{_script_call(found)} returns, and grant this one SELECT, INSERT, UPDATE and "
+                "DELETE."
+            ) from error
 
     async def verify(self, connection: AsyncConnection[Any]) -> None:
         """Check that the tables are at the version needed, or newer.
@@ -96,11 +120,20 @@ class Schema:
             raise SchemaVersionError(
                 f"The table {self._names} {state}, and this release needs version "
                 f"{self.needed_version}: start once with migrate='auto' as a role that may create "
-                "tables, or run the SQL that ResultStore.schema_sql() returns."
+                f"tables, or run the SQL that {_script_call(found)} returns."
             )
 
     def script(self, since: int = 0) -> str:
-        """Return the SQL that brings the tables from version ``since`` to the needed one."""
+        """Return the SQL that brings the tables from version ``since`` to the needed one.
+
+        Raises:
+            ConfigurationError: there is no such version.
+        """
+        if type(since) is not int or not 0 <= since <= self.needed_version:
+            raise ConfigurationError(
+                f"since={since!r}: give the version that the tables have, of 1 to "
+                f"{self.needed_version}, or 0 where there are none."
+            )
         steps = self._steps(since)
         if self._names.schema is not None and not since:
             steps.insert(0, self._names.bind(queries()["create_schema"] + ";\n"))
@@ -143,10 +176,27 @@ class Schema:
     def _steps(self, since: int) -> list[sql.Composed]:
         names = self._names
         pending = [names.bind(step.text) for step in migrations() if step.version > since]
-        version = _COMMENT.format(version=self.needed_version)
-        comment = names.bind(queries()["set_schema_version"] + ";\n", comment=version)
         repeatable = map(names.bind, [*self._indexes, *views()])
+        comment = self._set_version(self.needed_version) + sql.SQL(";\n")
         return [*pending, *repeatable, comment] if pending else []
+
+    def _set_version(self, version: int) -> sql.Composed:
+        comment = _COMMENT.format(version=version)
+        return self._names.bind(queries()["set_schema_version"], comment=comment)
+
+    def _check_task_id(self, found: str | None) -> None:
+        """Refuse ids of a type that the server would not compare with the column's."""
+        asked = self._names.task_id_type
+        if (found == "uuid") != (asked == "Uuid"):
+            way_out = f"give field_for_task_id={_TASK_ID_TYPES.get(found or '', 'VarChar')!r}"
+            raise SchemaError(
+                f"The task_id of the table {self._names} is of the type {found}, and "
+                f"field_for_task_id={asked!r} does not go with that: {way_out}."
+            )
+
+
+def _script_call(found: int) -> str:
+    return f"ResultStore.schema_sql({f'since={found}' if found else ''})"
 
 
 async def _fetch(

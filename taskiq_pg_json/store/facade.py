@@ -151,9 +151,17 @@ class ResultStore(Searchable):
         """
         await self._connections.run(self._schema.verify)
 
-    def schema_sql(self) -> str:
-        """Return the SQL that makes everything, for those who run it themselves."""
-        return self._schema.script()
+    def schema_sql(self, since: int = 0) -> str:
+        """Return the SQL that makes everything, for those who run it themselves.
+
+        Args:
+            since: the version that the tables have, as their comment says it; then only what
+                brings them up to date. 0 where there are none.
+
+        Raises:
+            ConfigurationError: there is no such version.
+        """
+        return self._schema.script(since)
 
     async def get(self, task_id: str) -> TaskRecord:
         """Return the record of one task, finished or not.
