@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskiq import AsyncResultBackend, TaskiqResult
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 from taskiq.exceptions import ResultGetError
 
-from taskiq_pg_json.errors import ConfigurationError, TaskiqPgJsonError, TaskNotFoundError
+from taskiq_pg_json.errors import TaskiqPgJsonError, TaskNotFoundError
 from taskiq_pg_json.executions import taken_task_info
 from taskiq_pg_json.records import Outcome, Progress
 from taskiq_pg_json.store import Migrate, ResultStore
+from taskiq_pg_json.store.connections import checked_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -31,7 +31,7 @@ _TASK_STATES = {state.value: state for state in TaskState}
 
 
 class ResultIsMissingError(TaskiqPgJsonError, ResultGetError):
-    """There is no result of this task: it has not finished, or its result has been deleted."""
+    """There is no result of this task: it has not finished, or has expired or been deleted."""
 
     __template__ = "{message}"
     message: str
@@ -80,7 +80,7 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         **pool_kwargs: Any,  # noqa: ANN401 - they are the pool's own
     ) -> None:
         self.keep_results = keep_results
-        self.long_poll = _seconds("long_poll", long_poll)
+        self.long_poll = 0.0 if long_poll is None else checked_seconds("long_poll", long_poll)
         self.store = ResultStore(
             dsn,
             table_name=table_name,
@@ -130,7 +130,7 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         """Return a task's result.
 
         Raises:
-            ResultIsMissingError: the task has not ended, or its result has been deleted.
+            ResultIsMissingError: the task has not ended, or its result has expired or been deleted.
             ResultDecodeError: what stands in the row cannot be decoded; the row is kept.
         """
         try:
@@ -178,14 +178,6 @@ def _result(outcome: Outcome, log: str | None) -> TaskiqResult[Any]:
     _set(result, "__pydantic_extra__", None)
     _set(result, "__pydantic_private__", None)
     return result
-
-
-def _seconds(parameter: str, value: float | None) -> float:
-    if value is None:
-        return 0.0
-    if not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{parameter}={value!r} is no number of seconds, nor None.")
-    return float(value)
 
 
 def _word(state: TaskState | str) -> str:

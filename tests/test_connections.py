@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import datetime, timedelta, timezone
 
 import psycopg
@@ -65,9 +66,24 @@ class TestDsn:
         with pytest.raises(ConfigurationError, match=r"dsn=.*connection string.*callable.*None"):
             JsonbResultBackend(dsn)
 
-    async def test_a_dsn_that_cannot_be_parsed_is_refused_by_psycopg(self, start):
-        with pytest.raises(psycopg.ProgrammingError):
-            await start("nonsense without sense")
+    @pytest.mark.parametrize(
+        "dsn",
+        [
+            "nonsense without sense",
+            "mysql://ann:secret@localhost/shop",
+            "host=localhost password=secret dbname",
+            "postgresql://ann:secret@localhost/shop?sslmod=require",
+        ],
+    )
+    def test_a_dsn_that_cannot_be_parsed_is_refused_and_its_password_not_shown(self, dsn):
+        with pytest.raises(ConfigurationError, match=r"dsn=.*postgresql://.*key=value") as caught:
+            JsonbResultBackend(dsn)
+        assert "secret" not in str(caught.value)
+        assert caught.value.__suppress_context__
+
+    async def test_what_a_callable_returns_is_parsed_too(self, start):
+        with pytest.raises(ConfigurationError, match=r"dsn.*postgresql://"):
+            await start(lambda: "mysql://localhost/shop")
 
     async def test_a_database_that_is_not_there_is_refused_in_the_servers_words(self, start, dsn):
         with pytest.raises(psycopg.OperationalError, match="no_such_database"):
@@ -89,6 +105,27 @@ class TestDsn:
     def test_an_unknown_argument_is_named(self):
         with pytest.raises(ConfigurationError, match=r"max_sise: no parameter.*kwargs="):
             JsonbResultBackend(max_sise=3)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"min_size": 5, "max_size": 2},
+            {"min_size": -1},
+            {"max_size": "10"},
+            {"num_workers": 0},
+            {"kwargs": "application_name=shop"},
+            {"timeout": "1"},
+            {"timeout": -1},
+            {"timeout": math.nan},
+            {"write_timeout": "30"},
+            {"write_timeout": None},
+            {"write_timeout": -1},
+            {"write_timeout": math.inf},
+        ],
+    )
+    def test_an_argument_that_cannot_work_is_named_at_once(self, arguments):
+        with pytest.raises(ConfigurationError, match=next(reversed(arguments))):
+            JsonbResultBackend(**arguments)
 
     def test_arguments_of_a_pool_that_is_lent_belong_to_the_pool(self):
         pool = psycopg_pool.AsyncConnectionPool(open=False)

@@ -113,6 +113,12 @@ class TestStates:
         assert only["status"] == ("FAILURE" if is_err else "SUCCESS")
         assert (await backend.store.get("id")).task_name is None
 
+    async def test_a_status_may_be_given_as_its_word(self, backend, statuses):
+        await backend.store.record_state("id", "QUEUED", TaskInfo("shop", queued_at=now()))
+        assert statuses() == ["QUEUED"]
+        with pytest.raises(ValueError, match=r"LOST.*Status"):
+            await backend.store.record_state("id", "LOST", TaskInfo("shop"))
+
     async def test_a_late_queued_never_overwrites_started(self, backend, statuses):
         started = TaskInfo("t", started_at=now())
         await backend.store.record_state("id", Status.STARTED, started)

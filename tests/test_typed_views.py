@@ -444,6 +444,13 @@ async def test_a_task_that_says_nothing_of_its_result_has_no_view(store, annotat
         await store.create_view(task)
 
 
+@pytest.mark.parametrize("task", ["order", 3, None])
+async def test_a_view_is_of_a_task(store, task):
+    for call in (store.create_view(task), store.drop_view(task)):
+        with pytest.raises(ConfigurationError, match="no task"):
+            await call
+
+
 async def test_what_others_have_made_is_left_alone(store, admin, table_name):
     admin.execute(f"CREATE VIEW {table_name}_order AS SELECT 1 AS one FROM {table_name}")
     task = task_returning(Order)

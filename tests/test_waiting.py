@@ -12,6 +12,7 @@ from taskiq import InMemoryBroker, gather
 
 from taskiq_pg_json import (
     ConfigurationError,
+    InvalidTaskIdError,
     JsonbResultBackend,
     NotStartedError,
     Outcome,
@@ -78,6 +79,22 @@ async def test_a_wait_that_runs_out_names_the_tasks_that_have_not_ended(store):
     with pytest.raises(WaitTimeoutError, match="1 tasks have not ended") as caught:
         await store.wait(ids, timeout=0.2)
     assert caught.value.pending == (ids[2],)
+
+
+@pytest.mark.parametrize("ids", ["nope", b"nope"])
+async def test_one_id_that_is_no_list_is_refused(store, ids):
+    for call in (store.get_many(ids), store.wait(ids), anext(store.as_completed(ids))):
+        with pytest.raises(InvalidTaskIdError, match=r"task_ids=.*list"):
+            await call
+
+
+async def test_waiting_before_the_start_leaves_nothing_behind(dsn, table_name, caplog):
+    store = ResultStore(dsn, table_name=table_name)
+    for call in (store.wait(["a"]), anext(store.watch_progress("a")), store.is_ready("a", 1)):
+        with pytest.raises(NotStartedError):
+            await call
+    assert not [task for task in asyncio.all_tasks() if "_listen" in repr(task)]
+    assert not caplog.records
 
 
 async def test_records_come_as_their_tasks_end(store):

@@ -57,6 +57,10 @@ class JsonSerializer:
     ) -> None:
         _check_choice("on_unknown_type", on_unknown_type, ("plain", "error"))
         _check_choice("secrets", secrets, ("refuse", "store"))
+        if not isinstance(registry, TypeRegistry | None):
+            raise ConfigurationError(f"registry={registry!r}: give a TypeRegistry()")
+        if not isinstance(fallback, PickleFallback | None):
+            raise ConfigurationError(f"fallback={fallback!r}: give PickleFallback() or None")
         if isinstance(allow, str):
             raise ConfigurationError(f"allow={allow!r} is one text: give a list, [{allow!r}]")
         self.registry = TypeRegistry() if registry is None else registry

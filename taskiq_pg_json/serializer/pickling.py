@@ -12,12 +12,10 @@ import hashlib
 import hmac
 import io
 import pickle
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from taskiq_pg_json.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 _MAGIC = b"tpj1"
 _UNSIGNED = b"\x00"
@@ -38,13 +36,13 @@ class PickleFallback:
     """
 
     def __init__(self, key: str | bytes | Sequence[str | bytes] | None = None) -> None:
-        keys = [key] if isinstance(key, (str, bytes)) else list(key or ())
-        self._keys = tuple(k.encode() if isinstance(k, str) else bytes(k) for k in keys)
-        if key is not None and (not self._keys or min(map(len, self._keys)) < _MIN_KEY):
+        keys = [key] if isinstance(key, str | bytes) else key
+        if keys is not None and not _are_keys(keys):
             raise ConfigurationError(
                 f"PickleFallback(key=…) needs keys of at least {_MIN_KEY} bytes,"
-                " such as secrets.token_bytes(32)"
+                " such as secrets.token_bytes(32), one or a list of them"
             )
+        self._keys = tuple(map(_as_bytes, keys or ()))
 
     @property
     def signed(self) -> bool:
@@ -111,6 +109,18 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: object) -> Any:  # noqa: ANN401 - as pickle declares it
         self._refuse(value)
         return NotImplemented
+
+
+def _are_keys(keys: object) -> bool:
+    return (
+        isinstance(keys, Sequence)
+        and bool(keys)
+        and all(isinstance(key, str | bytes) and len(_as_bytes(key)) >= _MIN_KEY for key in keys)
+    )
+
+
+def _as_bytes(key: str | bytes) -> bytes:
+    return key.encode() if isinstance(key, str) else key
 
 
 def _mac(key: bytes, task_id: str, body: bytes) -> bytes:

@@ -62,6 +62,10 @@ class TypeRegistry:
                 the class needs them.
         """
         natural = f"{cls.__module__}:{cls.__qualname__}"
+        if isinstance(old_names, str):
+            raise ConfigurationError(
+                f"{natural}: old_names={old_names!r} is one text: give a list, [{old_names!r}]"
+            )
         if (encode is None) != (decode is None):
             raise ConfigurationError(
                 f"{natural}: give both encode= and decode=, or neither for a class with fields"

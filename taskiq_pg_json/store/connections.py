@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from taskiq_pg_json.errors import ConfigurationError, NotStartedError, WriteTimeoutError
@@ -29,6 +31,7 @@ Connection = AsyncConnection[Any]
 ResultT = TypeVar("ResultT")
 
 _SQLALCHEMY_DRIVER = re.compile(r"^(postgres(?:ql)?)\+[^:]+(://)")
+_UNKNOWN_OPTION = re.compile(r'invalid (URI query parameter:|connection option) "\w*"')
 _POOL_PARAMETERS = frozenset(inspect.signature(AsyncConnectionPool).parameters) - {
     "conninfo",
     "open",
@@ -58,8 +61,8 @@ class Connections:
         pool_kwargs: to the store's own ``AsyncConnectionPool``.
 
     Raises:
-        ConfigurationError: a dsn of the wrong type, or pool arguments that do not exist or that
-            come with a pool.
+        ConfigurationError: a dsn that is no connection string, a time that is none, or pool
+            arguments that do not exist, cannot work, or come with a pool.
     """
 
     def __init__(
@@ -76,11 +79,14 @@ class Connections:
         self._pool = pool
         self._kept: KeptConnections | None = None
         self._open = False
-        self._retry_for = retry_for
-        self._timeout = min(retry_for, self._pool_kwargs.get("timeout", retry_for))
         _check_dsn(dsn)
         _check_pool(pool)
         _check_pool_kwargs(pool_kwargs or {}, lent=self._lent)
+        self._retry_for = checked_seconds("write_timeout", retry_for)
+        timeout = checked_seconds("timeout", self._pool_kwargs.get("timeout", retry_for))
+        self._timeout = min(retry_for, timeout)
+        if not self._lent:
+            self._made_pool()  # which looks at its own arguments
 
     @property
     def is_open(self) -> bool:
@@ -96,8 +102,7 @@ class Connections:
         """
         if not self._lent:
             await self._retry(self._probe)
-            kwargs = self._pool_kwargs | {"kwargs": self._connect_kwargs()}
-            self._pool = AsyncConnectionPool(self._conninfo, open=False, **kwargs)
+            self._pool = self._made_pool()
             self._kept = KeptConnections(self._pool)
         if self._pool is not None and self._pool.closed:
             await self._pool.open()
@@ -217,7 +222,17 @@ class Connections:
         dsn = self._dsn
         if callable(dsn):
             dsn = await _resolved(dsn)
-        return _SQLALCHEMY_DRIVER.sub(r"\1\2", dsn or "", count=1)
+        return _parsable(dsn or "")
+
+    def _made_pool(self) -> AsyncConnectionPool[Any]:
+        try:
+            kwargs = self._pool_kwargs | {"kwargs": self._connect_kwargs()}
+            return AsyncConnectionPool(self._conninfo, open=False, **kwargs)
+        except (TypeError, ValueError) as error:
+            names = ", ".join(self._pool_kwargs)
+            raise ConfigurationError(
+                f"psycopg_pool.AsyncConnectionPool does not take these {names}: {error}."
+            ) from error
 
     def _connect_kwargs(self) -> dict[str, Any]:
         if self._lent and self._pool is not None:
@@ -269,6 +284,38 @@ def _check_dsn(dsn: object) -> None:
             f"dsn={dsn!r} is neither a connection string, nor a callable that returns one, nor "
             "None for the PG* environment variables."
         )
+    if isinstance(dsn, str):
+        _parsable(dsn)
+
+
+def _parsable(dsn: str) -> str:
+    """Return a dsn as libpq takes it, without the driver that SQLAlchemy's have.
+
+    Raises:
+        ConfigurationError: it cannot be parsed; nothing of it is shown, for its password's sake.
+    """
+    conninfo = _SQLALCHEMY_DRIVER.sub(r"\1\2", dsn, count=1)
+    try:
+        conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError as error:
+        unknown = _UNKNOWN_OPTION.match(str(error))
+        raise ConfigurationError(
+            "dsn= is no connection string: give a URL, postgresql://user@host/database, or "
+            "key=value pairs, as host=localhost dbname=shop"
+            f"{f' ({unknown[0]})' if unknown else ''}."
+        ) from None
+    return conninfo
+
+
+def checked_seconds(parameter: str, value: object) -> float:
+    """Return a number of seconds.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigurationError(f"{parameter}={value!r} is no number of seconds.")
+    return float(value)
 
 
 def _check_pool(pool: object) -> None:

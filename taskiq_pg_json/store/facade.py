@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from taskiq_pg_json.errors import ConfigurationError, TaskNotFoundError
+from taskiq_pg_json.errors import ConfigurationError, InvalidTaskIdError, TaskNotFoundError
+from taskiq_pg_json.records import Status
 from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
 from taskiq_pg_json.store.connections import Connections, Dsn
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
     from typing_extensions import Self
 
-    from taskiq_pg_json.records import Outcome, Progress, Status, TaskInfo, TaskRecord
+    from taskiq_pg_json.records import Outcome, Progress, TaskInfo, TaskRecord
 
 Migrate = Literal["auto", "verify", "off"]
 
@@ -176,7 +177,7 @@ class ResultStore(Searchable):
 
     async def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
         """Return the records of those tasks that have one, by the ids as they were given."""
-        given = {task_id: self._checked_id(task_id) for task_id in task_ids}
+        given = {task_id: self._checked_id(task_id) for task_id in _several(task_ids)}
         records = await self._reader.records(list(set(given.values())))
         return {
             task_id: records[checked] for task_id, checked in given.items() if checked in records
@@ -198,13 +199,20 @@ class ResultStore(Searchable):
             await self._writer.results.submit(self._rows.refusal(checked, outcome, error))
 
     async def record_state(
-        self, task_id: str, status: Status, info: TaskInfo, error: BaseException | None = None
+        self,
+        task_id: str,
+        status: Status | str,
+        info: TaskInfo,
+        error: BaseException | None = None,
     ) -> None:
         """Store that a task is QUEUED, STARTED or will be retried.
 
         Never changes the row of a task that has ended, or of a later attempt.
+
+        Raises:
+            ValueError: there is no such status.
         """
-        row = self._rows.state(self._checked_id(task_id), status, info, error)
+        row = self._rows.state(self._checked_id(task_id), Status(status), info, error)
         await self._writer.states.submit(row)
 
     async def discard_state(self, task_id: str, info: TaskInfo) -> None:
@@ -251,7 +259,7 @@ class ResultStore(Searchable):
         if stored is None:
             raise TaskNotFoundError(
                 f"The table {self.names} has no result of task {task_id!r}: it has not finished, "
-                "or its result has been deleted."
+                "or its result has expired or been deleted."
             )
         return self._reader.outcome(stored)
 
@@ -263,7 +271,7 @@ class ResultStore(Searchable):
         Raises:
             WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
         """
-        ids = list(task_ids)
+        ids = _several(task_ids)
         async for _ in self._waiter.ended([self._checked_id(id_) for id_ in ids], timeout):
             pass
         return await self.get_many(ids)
@@ -276,7 +284,7 @@ class ResultStore(Searchable):
         Raises:
             WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
         """
-        ids = [self._checked_id(task_id) for task_id in task_ids]
+        ids = [self._checked_id(task_id) for task_id in _several(task_ids)]
         async for record in self._waiter.records(ids, timeout):
             yield record
 
@@ -300,13 +308,19 @@ class ResultStore(Searchable):
         self._connect_queries(self._connections, self.names, self.serializer, self._reader)
 
 
+def _several(task_ids: Iterable[str]) -> list[str]:
+    if isinstance(task_ids, str | bytes):
+        raise InvalidTaskIdError(f"task_ids={task_ids!r} is one id: give a list, [{task_ids!r}].")
+    return list(task_ids)
+
+
 def _as_timedelta(ttl: float | timedelta | None) -> timedelta | None:
     if ttl is None:
         return None
     try:
         duration = ttl if isinstance(ttl, timedelta) else timedelta(seconds=ttl)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigurationError(f"result_ttl={ttl!r} is no number of seconds.") from error
+        raise ConfigurationError(f"result_ttl={ttl!r}: give seconds or a timedelta.") from error
     if duration <= timedelta(0):
         raise ConfigurationError(f"result_ttl={ttl!r} is not positive: results would be lost.")
     if duration > _LONGEST_TTL:

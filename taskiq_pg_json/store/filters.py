@@ -87,6 +87,10 @@ class Filters:
 
     def __post_init__(self) -> None:
         unknown = sorted(map(str, set(self.given) - _FILTERS))
+        if "task" in unknown:
+            raise FilterError(
+                "task: it is no filter to exclude by; its name is given as task_name."
+            )
         if unknown:
             raise FilterError(
                 f"{', '.join(unknown)}: no such filter; there are {', '.join(sorted(_FILTERS))}."
@@ -199,7 +203,9 @@ def _texts(name: str, values: object) -> list[str]:
 
 
 def _text(name: str, value: object) -> str:
-    if not isinstance(value, str) or "\0" in value:
+    if not isinstance(value, str):
+        raise FilterError(f"{name}={value!r}: give a text (str).")
+    if "\0" in value:
         raise FilterError(f"{name}={value!r}: give a text without NUL.")
     return value
 

@@ -124,7 +124,7 @@ class Listener:
 
     def add(self, subscription: Subscription, task_ids: Iterable[str]) -> None:
         """Tell the subscription of these tasks from now on."""
-        if self._enabled and self._task is None:
+        if self._enabled and self._task is None and self._connections.is_open:
             self._task = asyncio.get_running_loop().create_task(self._listen())
         for task_id in task_ids:
             subscribers = self._subscriptions.get(task_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,18 @@ _BAD_TOKEN = re.compile(r'at or near "(.*)" of jsonpath input', re.DOTALL)
 _MAX_PATHS = 1_000
 
 
+def check_timeout(timeout: object) -> None:
+    """Refuse what is no number of seconds, nor None.
+
+    Raises:
+        FilterError: it is neither.
+    """
+    if timeout is not None and (
+        not isinstance(timeout, int | float) or not 0 <= timeout < math.inf
+    ):
+        raise FilterError(f"timeout={timeout!r}: give seconds, or None for no limit.")
+
+
 class QueryRunner:
     """Runs queries whose text differs from call to call; each is planned for its own values."""
 
@@ -45,6 +58,7 @@ class QueryRunner:
             FilterError: the server refuses a value of the filters.
             SearchTimeoutError: it took longer than ``timeout`` seconds.
         """
+        check_timeout(timeout)
 
         async def operation(connection: Connection) -> list[Any]:
             # A pipeline is one transaction and one round trip: the limit ends with it.
@@ -66,6 +80,7 @@ class QueryRunner:
 
         The connection is the caller's until the end of the block.
         """
+        check_timeout(timeout)
         with _clear_errors(timeout):
             async with self._connections.connection() as connection, connection.transaction():
                 if timeout is not None:

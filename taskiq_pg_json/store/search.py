@@ -12,7 +12,7 @@ from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.cursors import Cursor, Order
 from taskiq_pg_json.store.filters import FilterArguments, Filters, paths_of
 from taskiq_pg_json.store.fragments import Fragments, compose
-from taskiq_pg_json.store.tasks import coercing
+from taskiq_pg_json.store.tasks import coercing, is_task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -173,7 +173,7 @@ class Searcher:
             FilterError: one that cannot work.
         """
         if task is not None:
-            if not isinstance(getattr(task, "task_name", None), str):
+            if not is_task(task):
                 raise FilterError(f"task={task!r} is no task; its name is given as task_name=.")
             if "task_name" in given:
                 raise FilterError("task= and task_name= say the same: give one of them.")

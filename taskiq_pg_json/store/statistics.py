@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import reduce
 from itertools import groupby, repeat
@@ -11,10 +12,11 @@ from taskiq_pg_json.errors import FilterError
 from taskiq_pg_json.records import FailureGroup, Rows, StatsRow
 from taskiq_pg_json.store.filters import moment
 from taskiq_pg_json.store.fragments import Fragments, compose
+from taskiq_pg_json.store.queries import check_timeout
 from taskiq_pg_json.store.rollup import answers, days_will_do
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from taskiq_pg_json.serializer.protocol import ResultSerializer
     from taskiq_pg_json.store.filters import FilterArguments
@@ -72,8 +74,9 @@ class Statistician:
         timeout: float | None,
     ) -> Rows[StatsRow]:
         """Return the numbers of each group, in the order of its keys and of time."""
+        check_timeout(timeout)
         keys = _checked_keys(by)
-        shares = [_share(percentile) for percentile in percentiles]
+        shares = _shares(percentiles)
         width = _width(bucket)
         # Bounds that count back from now are of one moment in all that follows.
         bounds = {
@@ -135,8 +138,8 @@ class Statistician:
 
 
 def _checked_keys(by: GroupKey | Sequence[GroupKey]) -> tuple[GroupKey, ...]:
-    keys = cast("tuple[GroupKey, ...]", (by,) if isinstance(by, str) else tuple(by))
-    if set(keys) - set(_KEYS) or len(set(keys)) < len(keys):
+    keys = (by,) if isinstance(by, str) or not isinstance(by, Iterable) else tuple(by)
+    if any(key not in _KEYS for key in keys) or len(set(keys)) < len(keys):
         raise FilterError(f"by={by!r}: group by some of {', '.join(_KEYS)}, each once.")
     return keys
 
@@ -241,7 +244,10 @@ def _width(bucket: Bucket | timedelta | None) -> timedelta | None:
     return _WIDTHS[bucket]
 
 
-def _share(percentile: float) -> float:
-    if not isinstance(percentile, int | float) or not 0 <= percentile <= 100:  # noqa: PLR2004 - per cent
-        raise FilterError(f"percentiles: {percentile!r} is not between 0 and 100.")
-    return percentile / 100
+def _shares(percentiles: Sequence[float]) -> list[float]:
+    if not isinstance(percentiles, Sequence) or isinstance(percentiles, str):
+        raise FilterError(f"percentiles={percentiles!r}: give numbers from 0 to 100, as a list.")
+    for percentile in percentiles:
+        if not isinstance(percentile, int | float) or not 0 <= percentile <= 100:  # noqa: PLR2004 - per cent
+            raise FilterError(f"percentiles: {percentile!r} is not between 0 and 100.")
+    return [percentile / 100 for percentile in percentiles]

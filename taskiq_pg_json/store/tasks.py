@@ -48,6 +48,11 @@ class AsyncTask(Protocol[ReturnT_co]):
         ...
 
 
+def is_task(value: object) -> bool:
+    """Whether it is a task."""
+    return isinstance(getattr(value, "task_name", None), str) and hasattr(value, "original_func")
+
+
 def return_type(function: Callable[..., object]) -> Any:  # noqa: ANN401 - any annotation
     """Return the annotation of what a task returns; ``inspect.Signature.empty`` without one."""
     try:

@@ -18,7 +18,7 @@ from taskiq_pg_json.schema import queries
 from taskiq_pg_json.schema.names import MAX_IDENTIFIER_BYTES
 from taskiq_pg_json.store.columns import FieldColumn, columns_of
 from taskiq_pg_json.store.fragments import compose, read_as
-from taskiq_pg_json.store.tasks import return_type
+from taskiq_pg_json.store.tasks import is_task, return_type
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -46,11 +46,12 @@ class TypedViews:
             ConfigurationError: the task has no return annotation, or a name or index cannot work.
             ForeignTableError: something else bears the view's name.
         """
+        _check_task(task)
         annotation = return_type(task.original_func)
         if annotation is inspect.Signature.empty or annotation is NoneType:
             raise ConfigurationError(
-                f"The task {task.task_name} has no return annotation that can be resolved, so that "
-                "there is nothing to make columns of: annotate what it returns."
+                f"The task {task.task_name} returns None, or has no return annotation that can be "
+                "resolved, so that there is nothing to make columns of: annotate what it returns."
             )
         columns = _named(columns_of(annotation))
         wanted = _indexed(columns, index)
@@ -68,6 +69,7 @@ class TypedViews:
 
     async def drop(self, task: Task[Any], name: str | None) -> bool:
         """Drop the view of a task and its indexes; whether there was one."""
+        _check_task(task)
         view = _View(self._names, task.task_name, name, {})
 
         async def operation(connection: Connection) -> bool:
@@ -250,6 +252,13 @@ def _named(columns: Sequence[FieldColumn]) -> dict[str, FieldColumn]:
         _check_name(f"The field {column.key!r} cannot be a column", name)
         named[name] = column
     return named
+
+
+def _check_task(task: object) -> None:
+    if not is_task(task):
+        raise ConfigurationError(
+            f"{task!r} is no task: give what @broker.task has made of the function."
+        )
 
 
 def _indexed(columns: Mapping[str, FieldColumn], fields: Sequence[str]) -> dict[str, FieldColumn]:

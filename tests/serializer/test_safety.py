@@ -341,10 +341,16 @@ def test_keys_are_rotated():
         old.decode(pickled_row(new), task_id="t")
 
 
-@pytest.mark.parametrize("key", ["", b"short", []])
+@pytest.mark.parametrize("key", ["", b"short", [], 12345, [20], [KEY, None], {KEY: 1}])
 def test_a_key_that_protects_nothing_is_refused(key):
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match="key"):
         PickleFallback(key=key)
+
+
+@pytest.mark.parametrize("fallback", [PickleFallback, True, False, "pickle", KEY])
+def test_a_fallback_that_cannot_pickle_is_refused(fallback):
+    with pytest.raises(ConfigurationError, match=r"fallback=.*PickleFallback\(\).*None"):
+        JsonSerializer(fallback=fallback)
 
 
 def test_a_forged_pickle_does_not_run_in_signed_mode(monkeypatch):

@@ -120,6 +120,17 @@ def test_a_name_stands_for_one_class():
         registry.register(samples.Point, name="invoice")
 
 
+@pytest.mark.parametrize("registry", [{}, [samples.Invoice], TypeRegistry])
+def test_a_registry_that_is_none_is_refused(registry):
+    with pytest.raises(ConfigurationError, match=r"registry=.*TypeRegistry\(\)"):
+        JsonSerializer(registry)
+
+
+def test_one_old_name_that_is_no_list_is_refused():
+    with pytest.raises(ConfigurationError, match=r"old_names='shop:Bill'.*\['shop:Bill'\]"):
+        TypeRegistry().register(samples.Invoice, old_names="shop:Bill")
+
+
 def test_the_first_value_of_a_type_that_is_pickled_warns_with_its_path():
     serializer = JsonSerializer()
     with pytest.warns(PickledValueWarning, match=r"return_value\.rows\[1\]\.x: a samples\.Opaque"):
