@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 import uuid
+from datetime import datetime, timezone
 
 import pytest
 from documents import ROOT, inside, python_of, rows, run_page, sql_of
@@ -13,12 +14,19 @@ from psycopg.conninfo import make_conninfo
 
 import taskiq_pg_json
 from taskiq_pg_json import (
+    F,
     ForeignTableError,
     JsonbResultBackend,
+    JsonSerializer,
+    Outcome,
+    PickleFallback,
+    Progress,
     ResultStore,
     SchemaVersionError,
+    TaskInfo,
     TaskInfoMiddleware,
     TaskRecord,
+    TypeRegistry,
     errors,
 )
 from taskiq_pg_json.embedded import EmbeddedPostgres
@@ -93,6 +101,45 @@ class TestPagesRun:
         assert " answer " in printed
 
 
+class TestDeletingOldResults:
+    async def test_each_statement_deletes_what_the_page_says(self, dsn, schema_name):
+        own = inside(dsn, schema_name)
+        async with ResultStore(own) as store:
+            for task_id in ("expired", "old", "new", "lost", "running"):
+                await store.set_progress(task_id, Progress("half"))
+            await store.set_progress("orphan", Progress("half"))
+            for task_id in ("expired", "old", "new"):
+                await store.set_result(task_id, Outcome(1))
+            for task_id in ("lost", "running"):
+                started_at = datetime.now(timezone.utc)
+                await store.record_state(task_id, "STARTED", TaskInfo("t", started_at=started_at))
+            rows(
+                own,
+                """
+                UPDATE taskiq_results SET expires_at = now() WHERE task_id = 'expired';
+                UPDATE taskiq_results SET finished_at = now() - interval '91 days'
+                WHERE task_id = 'old';
+                UPDATE taskiq_results SET started_at = now() - interval '31 days'
+                WHERE task_id = 'lost';
+                UPDATE taskiq_results_progress SET updated_at = now() - interval '31 days'
+                WHERE task_id IN ('orphan', 'new')
+                """,
+            )
+            left = ["expired", "old", "new", "lost", "running", "orphan"]
+            gone = ["expired", "old", "lost", "orphan"]
+            for statement, task_id in zip(
+                sql_of(DOCS / "how-to" / "delete-old-results.md"), gone, strict=True
+            ):
+                rows(own, statement)
+                left.remove(task_id)
+                assert set(await store.get_many(left)) == set(left) - {"orphan"}
+                assert await store.get_many([task_id]) == {}
+                has_progress = [id_ for id_ in left if await store.get_progress(id_) is not None]
+                assert set(has_progress) >= set(left) - {"lost"}
+                if task_id != "lost":
+                    assert await store.get_progress(task_id) is None
+
+
 class TestRunningWithoutDdlRights:
     @pytest.fixture
     def worker(self, schema_name, admin):
@@ -131,6 +178,9 @@ class TestReferencesAreComplete:
             ("reference/backend.md", JsonbResultBackend),
             ("reference/middleware.md", TaskInfoMiddleware),
             ("reference/store.md", ResultStore),
+            ("reference/serializer.md", JsonSerializer),
+            ("reference/serializer.md", PickleFallback),
+            ("reference/serializer.md", TypeRegistry().register),
             ("how-to/embedded-postgres.md", EmbeddedPostgres),
         ],
     )
@@ -155,6 +205,10 @@ class TestReferencesAreComplete:
         parameters = set(inspect.signature(getattr(ResultStore, method)).parameters)
         filters = set(FilterArguments.__annotations__)
         assert (parameters - {"self", "filters"}) | filters <= coded("reference/store.md")
+
+    def test_every_condition_has_its_place(self):
+        methods = {name for name in vars(type(F.args)) if not name.startswith("_")}
+        assert methods - {"path", "around", "column", "steps"} <= coded("how-to/search.md")
 
     def test_every_default_of_the_backend_is_the_one_documented(self):
         documented = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taskiq_pg_json.serializer.adapters import as_result_serializer
+from taskiq_pg_json.serializer.adapters import DescribedValueWarning, as_result_serializer
 from taskiq_pg_json.serializer.json_serializer import JsonSerializer
 from taskiq_pg_json.serializer.leaves import PickledValueWarning
 from taskiq_pg_json.serializer.pickling import PickleFallback
@@ -11,6 +11,7 @@ from taskiq_pg_json.serializer.reading import UnresolvedTypeWarning
 from taskiq_pg_json.serializer.registry import TypeRegistry
 
 __all__ = [
+    "DescribedValueWarning",
     "EncodedRow",
     "JsonSerializer",
     "PickleFallback",

@@ -280,9 +280,9 @@ def _indexed(columns: Mapping[str, FieldColumn], fields: Sequence[str]) -> dict[
         column = columns[name]
         if column.kind in _UNINDEXABLE:
             raise ConfigurationError(
-                f"index: the field {field} is of the SQL type {column.kind}, whose value may "
-                "depend on a session's settings, so that PostgreSQL cannot index it: search for it "
-                "with return_value= or where=, which have an index."
+                f"index: the field {field} is of the SQL type {column.kind}, of which no index of "
+                "a view is made: what it equals is found with return_value= or where=, which have "
+                "an index."
             )
         # A text that is too long for its index would keep the task's result from being written.
         indexed[name] = replace(column, kind="short_text") if column.kind == "text" else column
