@@ -8,14 +8,16 @@ import psycopg
 import psycopg_pool
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, namedtuple_row
 from road import EVERY_METHOD, finished, rows_in, stored
+from taskiq import InMemoryBroker
 from taskiq.depends.progress_tracker import TaskProgress
 
 from taskiq_pg_json import (
     ConfigurationError,
     JsonbResultBackend,
     NotStartedError,
+    Outcome,
 )
 
 
@@ -147,6 +149,10 @@ class TestDsn:
         assert (backend.store.names.table, backend.store.names.task_id_type) == ("shop", "Uuid")
 
 
+def numbered(number: int) -> int:
+    return number
+
+
 @pytest.fixture
 async def lend(dsn):
     """Makes pools, ``lend(**arguments)``, and closes them; name it before ``start``."""
@@ -239,6 +245,37 @@ class TestLentPools:
             assert row == {"TimeZone": "Asia/Kolkata"}
             await connection.rollback()
             await pool.putconn(connection)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"row_factory": namedtuple_row},
+            {"row_factory": dict_row},
+            {"cursor_factory": psycopg.AsyncClientCursor},
+            {"cursor_factory": psycopg.AsyncRawCursor},
+            {"prepare_threshold": 0},
+        ],
+        ids=["named tuples", "dicts", "client cursors", "raw cursors", "all prepared"],
+    )
+    @pytest.mark.parametrize("lent", [True, False])
+    async def test_factories_and_thresholds_of_the_connections_change_nothing(
+        self, lend, start, settings, lent
+    ):
+        pool = {"pool": lend(kwargs=settings)} if lent else {"kwargs": settings}
+        backend = await start(**pool)
+        store = backend.store
+        for number in range(7):  # psycopg prepares what it has seen five times
+            await store.set_result(f"{number}", Outcome({"n": number}))
+            assert await store.count(where="$.n >= 0") == number + 1
+        await store.set_result("failed", Outcome(error=ValueError("no"), is_err=True))
+        assert len((await store.search(return_value={"n": 3})).items) == 1
+        assert len([record async for record in store.iterate()]) == 8
+        assert [row.total for row in await store.stats(by=())] == [8]
+        assert [group.total for group in await store.failures()] == [1]
+        assert set(await store.wait(["1", "2"], timeout=5)) == {"1", "2"}
+        task = InMemoryBroker().task(task_name="shop")(numbered)
+        await store.create_view(task)
+        assert await store.drop_view(task)
 
     async def test_what_is_written_through_a_lent_pool_is_committed(self, lend, start, admin):
         backend = await start(pool=lend())

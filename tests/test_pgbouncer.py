@@ -9,11 +9,13 @@ import subprocess
 import tempfile
 import time
 import uuid
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import AsyncConnectionPool
 
 from taskiq_pg_json import Outcome, Progress, ResultStore
 from taskiq_pg_json.store import listen
@@ -28,6 +30,7 @@ listen_port = {listen_port}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
+default_pool_size = 3
 """
 
 pytestmark = pytest.mark.skipif(
@@ -80,12 +83,10 @@ def pooled_dsn(dsn):
             process.wait(10)
 
 
-@pytest.fixture
-async def store(pooled_dsn, table_name, monkeypatch):
+@pytest.fixture(params=[{}, {"prepare_threshold": None}], ids=["prepared", "unprepared"])
+async def store(request, pooled_dsn, table_name, monkeypatch):
     monkeypatch.setattr(listen, "_PROBE_TIMEOUT", 0.3)
-    # PgBouncer before 1.21 knows no prepared statements.
-    kwargs = {"prepare_threshold": None}
-    async with ResultStore(pooled_dsn, table_name=table_name, kwargs=kwargs) as store:
+    async with ResultStore(pooled_dsn, table_name=table_name, kwargs=request.param) as store:
         yield store
 
 
@@ -96,6 +97,39 @@ async def test_results_and_progress_are_kept_through_a_transaction_pooler(store)
     records = await store.get_many(ids)
     assert {id_: record.return_value for id_, record in records.items()} == {i: i for i in ids}
     assert {record.progress.percent for record in records.values()} == {5}
+
+
+@pytest.mark.parametrize("lent", [False, True])
+async def test_stores_that_share_servers_keep_to_their_own_tables(pooled_dsn, table_name, lent):
+    """PgBouncer before 1.21 knows no prepared statements: a server has those of all clients."""
+    async with AsyncExitStack() as stack:
+        stores = []
+        for number in range(3):
+            arguments = {"dsn": pooled_dsn}
+            if lent:
+                pool = AsyncConnectionPool(pooled_dsn, open=False, max_size=5)
+                arguments = {"pool": await stack.enter_async_context(pool)}
+            store = ResultStore(**arguments, table_name=f"{table_name}_{number}")
+            stores.append(await stack.enter_async_context(store))
+        for turn in range(20):
+            await asyncio.gather(
+                *(
+                    call
+                    for number, store in enumerate(stores)
+                    for item in range(7)
+                    for call in (
+                        store.set_result(f"{number} {turn} {item}", Outcome(number)),
+                        store.set_progress(f"{number} {turn} {item}", Progress("x", number)),
+                    )
+                )
+            )
+        for number, store in enumerate(stores):
+            ids = [f"{number} {turn} {item}" for turn in range(20) for item in range(7)]
+            records = await store.get_many(ids)
+            assert [records[id_].return_value for id_ in ids] == [number] * 140
+            assert {records[id_].progress.meta for id_ in ids} == {number}
+            assert await store.count(timeout=None) == 140
+            assert all(await asyncio.gather(*map(store.is_ready, ids)))
 
 
 async def test_waiting_works_where_notifications_may_not_arrive(store):

@@ -104,6 +104,36 @@ async def test_what_somebody_deallocated_is_prepared_again(wire, connection):
     assert await wire.execute(b"SELECT 1", {}) == [(1,)]
 
 
+async def test_where_it_is_forgotten_again_and_again_nothing_is_prepared_any_more(wire, connection):
+    for _ in range(6):
+        assert await wire.execute(b"SELECT 1", {}) == [(1,)]
+        wire.release()
+        await connection.execute("DEALLOCATE ALL")
+    await wire.execute(b"SELECT 1", {})
+    count = b"SELECT count(*) FROM pg_prepared_statements"
+    assert await wire.execute(count, {}, prepare=False) == [(0,)]
+
+
+async def test_a_name_that_is_taken_stands_for_the_same_statement(wire, connection, dsn):
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as other:
+        their_wire = Wire(other)
+        await their_wire.execute(b"SELECT 'a' || %(x)s", {"x": "b"})
+        their_wire.release()
+        (name,) = wires._prepared[other].names.values()
+    wire.release()
+    await connection.execute(f"PREPARE {name.decode()} (text) AS SELECT 'a' || $1")
+    assert await wire.execute(b"SELECT 'a' || %(x)s", {"x": "b"}) == [("ab",)]
+    assert await wire.execute(b"SELECT 'b' || %(x)s", {"x": "b"}) == [("bb",)]
+
+
+async def test_notifications_reach_whoever_the_connection_is_of(wire, connection):
+    heard = []
+    connection.add_notify_handler(heard.append)
+    await wire.execute(b"LISTEN shop", {})
+    await wire.execute(b"NOTIFY shop, 'open'", {})
+    assert [notification.payload for notification in heard] == ["open"]
+
+
 async def test_what_was_prepared_is_known_to_the_next_wire(wire, connection):
     await wire.execute(b"SELECT 1", {})
     wire.release()

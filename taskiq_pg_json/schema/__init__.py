@@ -3,5 +3,14 @@
 from taskiq_pg_json.schema.files import migrations, queries, sql_directory
 from taskiq_pg_json.schema.migrate import Schema
 from taskiq_pg_json.schema.names import Names, TaskIdType
+from taskiq_pg_json.schema.plain_cursor import PlainCursor
 
-__all__ = ["Names", "Schema", "TaskIdType", "migrations", "queries", "sql_directory"]
+__all__ = [
+    "Names",
+    "PlainCursor",
+    "Schema",
+    "TaskIdType",
+    "migrations",
+    "queries",
+    "sql_directory",
+]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
-from psycopg.rows import tuple_row
 
 from taskiq_pg_json.errors import (
     ConfigurationError,
@@ -17,6 +16,7 @@ from taskiq_pg_json.errors import (
     SchemaVersionError,
 )
 from taskiq_pg_json.schema.files import indexes, migrations, queries, views
+from taskiq_pg_json.schema.plain_cursor import PlainCursor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -151,7 +151,7 @@ class Schema:
                     await self._create_schema(connection)
                     await self._check_companions(connection)
                 for statement in self._steps(found):
-                    await connection.execute(statement)
+                    await PlainCursor(connection).execute(statement)
         return True
 
     async def _create_schema(self, connection: AsyncConnection[Any]) -> None:
@@ -161,7 +161,7 @@ class Schema:
         ((exists,),) = await _fetch(connection, "schema_exists", schema)
         if not exists:
             await _fetch(connection, "schema_creation_lock", schema)
-            await connection.execute(self._names.bind(queries()["create_schema"]))
+            await PlainCursor(connection).execute(self._names.bind(queries()["create_schema"]))
 
     async def _check_companions(self, connection: AsyncConnection[Any]) -> None:
         names = self._names
@@ -202,7 +202,6 @@ def _script_call(found: int) -> str:
 async def _fetch(
     connection: AsyncConnection[Any], query: str, values: Mapping[str, object]
 ) -> list[tuple[Any, ...]]:
-    """Run a named query; rows are tuples, whatever the connection's own row factory makes."""
-    async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(queries()[query].encode(), values)
-        return await cursor.fetchall()
+    """Run a named query."""
+    cursor = await PlainCursor(connection).execute(queries()[query].encode(), values)
+    return await cursor.fetchall()

@@ -41,6 +41,8 @@ class KeptConnections:
             wire = Wire(await self._pool.getconn(timeout))
         finally:
             self._asking -= 1
+        # Nobody listens here; but a pooler may have put a server behind it on which somebody did.
+        wire.connection.pgconn.notify_handler = None
         self._keep_until[wire] = time.monotonic() + KEEP_FOR
         return wire
 

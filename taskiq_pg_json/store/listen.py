@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from taskiq_pg_json.schema import queries
+from taskiq_pg_json.schema import PlainCursor, queries
 from taskiq_pg_json.store.announce import EVERYTHING
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Listener:
     async def _listen_on(self, connection: Connection) -> bool:
         """Hear until the connection is lost; False if it turns out that nothing can be heard."""
         for statement in self._statements:
-            await connection.execute(statement)
+            await PlainCursor(connection).execute(statement)
         self._probe = f"?{secrets.token_hex(8)}"
         await self._connections.execute(
             self._notify, {"channel": self._ended_channel, "payloads": [self._probe]}

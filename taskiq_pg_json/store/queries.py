@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import AsyncServerCursor
 from psycopg.rows import tuple_row
 
 from taskiq_pg_json.errors import FilterError, SearchTimeoutError
-from taskiq_pg_json.schema import queries
+from taskiq_pg_json.schema import PlainCursor, queries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping
@@ -65,8 +66,8 @@ class QueryRunner:
             async with connection.pipeline():
                 if timeout is not None:
                     await self._limit(connection, timeout)
-                async with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
-                    await cursor.execute(self._names.statement(query), values, prepare=False)
+                async with PlainCursor(connection) as cursor:
+                    await cursor.execute(self._names.statement(query), values, binary=True)
                     return await cursor.fetchall()
 
         with _clear_errors(timeout):
@@ -85,7 +86,7 @@ class QueryRunner:
             async with self._connections.connection() as connection, connection.transaction():
                 if timeout is not None:
                     await self._limit(connection, timeout)
-                async with connection.cursor("search", row_factory=tuple_row) as cursor:
+                async with AsyncServerCursor(connection, "search", row_factory=tuple_row) as cursor:
                     cursor.itersize = batch
                     await cursor.execute(self._names.statement(query), values, binary=True)
                     yield cursor
@@ -103,7 +104,7 @@ class QueryRunner:
         return {path: self._paths[path] for path in paths}
 
     async def _limit(self, connection: Connection, timeout: float) -> None:
-        await connection.execute(
+        await PlainCursor(connection).execute(
             self._set_timeout, {"statement_timeout": f"{max(1, round(timeout * 1000))}ms"}
         )
 

@@ -12,10 +12,9 @@ from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.rows import tuple_row
 
 from taskiq_pg_json.errors import SearchTimeoutError
-from taskiq_pg_json.schema import queries
+from taskiq_pg_json.schema import PlainCursor, queries
 from taskiq_pg_json.store.fragments import compose
 from taskiq_pg_json.store.queries import QueryRunner
 
@@ -172,15 +171,15 @@ class Rollup:
         """Run a statement while nobody else counts; nothing at all where somebody does."""
 
         async def operation(connection: Connection) -> list[Any]:
-            async with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+            async with connection.transaction(), PlainCursor(connection) as cursor:
                 if timeout is not None:
                     limit = f"{max(1, round(timeout * 1000))}ms"
                     await cursor.execute(self._limit, {"statement_timeout": limit})
-                await cursor.execute(self._lock, {}, prepare=False)
+                await cursor.execute(self._lock, {})
                 if await cursor.fetchone() != (True,):
                     return []
                 # A statement of its own: its snapshot must see what the last holder has counted.
-                await cursor.execute(statement, values, prepare=False)
+                await cursor.execute(statement, values)
                 return await cursor.fetchall()
 
         return await self._connections.run(operation)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import AsyncClientCursor, IsolationLevel, sql
+from psycopg.rows import tuple_row
 
 from taskiq_pg_json.errors import ConfigurationError, ForeignTableError
-from taskiq_pg_json.schema import queries
+from taskiq_pg_json.schema import PlainCursor, queries
 from taskiq_pg_json.schema.names import MAX_IDENTIFIER_BYTES
 from taskiq_pg_json.store.columns import FieldColumn, columns_of
 from taskiq_pg_json.store.fragments import compose, read_as
@@ -76,7 +77,7 @@ class TypedViews:
             async with self._alone():
                 is_there = await self._check_owner(connection, view)
                 if is_there:
-                    await connection.execute(view.statement("drop_typed_view"))
+                    await PlainCursor(connection).execute(view.statement("drop_typed_view"))
                 await self._keep_indexes(connection, view, {})
                 return is_there
 
@@ -95,7 +96,7 @@ class TypedViews:
             await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
             while True:
                 async with connection.transaction():
-                    cursor = AsyncClientCursor(connection)
+                    cursor = AsyncClientCursor(connection, row_factory=tuple_row)
                     await cursor.execute(queries()["schema_lock"].encode(), values)
                     if await cursor.fetchone() == (True,):
                         yield
@@ -106,12 +107,12 @@ class TypedViews:
         await self._check_owner(connection, view)
         try:
             async with connection.transaction():
-                await connection.execute(view.statement("create_typed_view"))
+                await PlainCursor(connection).execute(view.statement("create_typed_view"))
         except psycopg.errors.InvalidTableDefinition:
             # The fields have changed: only new columns at the end can be had by replacing.
-            await connection.execute(view.statement("drop_typed_view"))
-            await connection.execute(view.statement("create_typed_view"))
-        await connection.execute(view.statement("comment_typed_view"))
+            await PlainCursor(connection).execute(view.statement("drop_typed_view"))
+            await PlainCursor(connection).execute(view.statement("create_typed_view"))
+        await PlainCursor(connection).execute(view.statement("comment_typed_view"))
 
     async def _check_owner(self, connection: Connection, view: _View) -> bool:
         """Whether the view is there.
@@ -119,7 +120,7 @@ class TypedViews:
         Raises:
             ForeignTableError: something of that name is, and it is not a view of this task.
         """
-        cursor = await connection.execute(
+        cursor = await PlainCursor(connection).execute(
             queries()["view_comment"].encode(), {"view": view.relation.as_string()}
         )
         kind, comment = await cursor.fetchone() or (None, None)
@@ -134,7 +135,7 @@ class TypedViews:
         self, connection: Connection, view: _View, wanted: Mapping[str, sql.Composable]
     ) -> None:
         """Drop the view's indexes that are not wanted or not whole, and make those that lack."""
-        cursor = await connection.execute(
+        cursor = await PlainCursor(connection).execute(
             queries()["field_indexes"].encode(),
             {
                 "table": self._names.relation().as_string(),
@@ -145,14 +146,14 @@ class TypedViews:
         for index, is_whole in await cursor.fetchall():
             if index not in wanted or not is_whole:
                 name = self._qualified(index)
-                await connection.execute(_bound("drop_field_index", index=name))
+                await PlainCursor(connection).execute(_bound("drop_field_index", index=name))
         for index, expression in wanted.items():
-            await connection.execute(
+            await PlainCursor(connection).execute(
                 view.statement(
                     "create_field_index", index=sql.Identifier(index), expression=expression
                 )
             )
-            await connection.execute(
+            await PlainCursor(connection).execute(
                 view.statement("comment_field_index", index=self._qualified(index))
             )
 

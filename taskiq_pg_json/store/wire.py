@@ -9,14 +9,19 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import count
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.adapt import PyFormat, Transformer
-from psycopg.errors import InvalidSqlStatementName, error_from_result
+from psycopg.errors import (
+    DuplicatePreparedStatement,
+    InvalidSqlStatementName,
+    error_from_result,
+)
 from psycopg.pq import ExecStatus, Format
 
 from taskiq_pg_json.store.arrays import adapt
@@ -27,14 +32,27 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
     from psycopg.pq.abc import PGresult
 
-    Prepared = dict[tuple[bytes, tuple[int, ...]], bytes]
-
 _PLACEHOLDER = re.compile(rb"%(?:%|\((\w+)\)([sb]))")
 _FORMATS = {b"s": PyFormat.AUTO, b"b": PyFormat.BINARY}
 _MAX_PREPARED = 100  # of one connection
+_MAX_FORGOTTEN = 3
 _CANCEL_TIMEOUT = 5.0  # seconds
-_numbers = count()
-_prepared: WeakKeyDictionary[AsyncConnection[Any], Prepared] = WeakKeyDictionary()
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """What a connection has prepared.
+
+    Attributes:
+        names: of the statements, by their text and the types of their parameters.
+        forgotten: how often the server did not know one that was there.
+    """
+
+    names: dict[tuple[bytes, tuple[int, ...]], bytes] = field(default_factory=dict)
+    forgotten: int = 0
+
+
+_prepared: WeakKeyDictionary[AsyncConnection[Any], _Prepared] = WeakKeyDictionary()
 
 
 class _Query(NamedTuple):
@@ -60,6 +78,17 @@ def _query(statement: bytes) -> _Query:
     return _Query(text, tuple(map(bytes.decode, formats)), tuple(formats.values()))
 
 
+@lru_cache
+def _name(text: bytes, types: tuple[int, ...]) -> bytes:
+    """The name of a prepared statement.
+
+    A name that says what it stands for: behind a pooler that changes servers between transactions
+    another client may have prepared it, and then it is the same statement.
+    """
+    kinds = ",".join(map(str, types)).encode()
+    return b"taskiq_pg_json_" + sha256(kinds + b" " + text).hexdigest()[:32].encode()
+
+
 class Wire:
     """One statement at a time over a connection that nobody else uses meanwhile.
 
@@ -72,7 +101,7 @@ class Wire:
         self._pgconn = connection.pgconn
         self._socket = -1
         self._transformer = Transformer(connection)
-        self._prepared = _prepared.setdefault(connection, {})
+        self._prepared = _prepared.setdefault(connection, _Prepared())
         self._loop = asyncio.get_running_loop()
         self._listens = False
         self._waiter: asyncio.Future[None] | None = None
@@ -94,9 +123,11 @@ class Wire:
         """
         try:
             return await self._execute(statement, values, prepare=prepare)
-        except InvalidSqlStatementName:  # somebody had the connection forget what was prepared
-            self._prepared.clear()
-            return await self._execute(statement, values, prepare=prepare)
+        except InvalidSqlStatementName:
+            # Somebody had the connection forget it, or a pooler has put another server behind it.
+            self._prepared.names.clear()
+            self._prepared.forgotten += 1
+            return await self._execute(statement, values, prepare=False)
 
     async def _execute(
         self, statement: bytes, values: Mapping[str, object], *, prepare: bool
@@ -106,7 +137,7 @@ class Wire:
         given = [values[name] for name in query.names]
         parameters = transformer.dump_sequence(given, query.formats)
         types, formats = transformer.types or (), transformer.formats
-        name = await self._name(query.text, types) if prepare else None
+        name = await self._prepare(query.text, types) if prepare else None
         if name is None:
             pgconn.send_query_params(query.text, parameters, types, formats, Format.BINARY)
         else:
@@ -119,16 +150,21 @@ class Wire:
         transformer.set_pgresult(None)  # which may be large
         return rows
 
-    async def _name(self, text: bytes, types: tuple[int, ...]) -> bytes | None:
-        """Prepare a statement once; None where it cannot be."""
-        name = self._prepared.get((text, types))
-        if name is None and self.connection.prepare_threshold is not None:
-            if len(self._prepared) >= _MAX_PREPARED:
-                return None
-            name = b"taskiq_pg_json_%d" % next(_numbers)
+    async def _prepare(self, text: bytes, types: tuple[int, ...]) -> bytes | None:
+        """Prepare a statement once, and return its name; None where it should not be."""
+        prepared = self._prepared
+        name = prepared.names.get((text, types))
+        if (
+            name is None
+            and self.connection.prepare_threshold is not None
+            and len(prepared.names) < _MAX_PREPARED
+            and prepared.forgotten < _MAX_FORGOTTEN
+        ):
+            name = _name(text, types)
             self._pgconn.send_prepare(name, text, types)
-            await self._result()
-            self._prepared[text, types] = name
+            with suppress(DuplicatePreparedStatement):
+                await self._result()
+            prepared.names[text, types] = name
         return name
 
     async def _result(self) -> PGresult:
@@ -163,9 +199,16 @@ class Wire:
             # A server that ends the connection says why first.
             if answer is None or answer.status != ExecStatus.FATAL_ERROR:
                 raise
+        self._pass_on_notifications()
         if answer is None:
             raise psycopg.InternalError("The server has not answered.")
         return answer
+
+    def _pass_on_notifications(self) -> None:
+        pgconn = self._pgconn
+        while (notification := pgconn.notifies()) is not None:
+            if pgconn.notify_handler is not None:
+                pgconn.notify_handler(notification)
 
     async def _interrupt(self) -> None:
         """Have the server give up the statement, so that the connection can be used again."""
