@@ -77,6 +77,23 @@ def admin(dsn):
 
 
 @pytest.fixture
+async def lend(dsn):
+    """Makes pools, ``lend(**arguments)``, and closes them; name it before ``start``."""
+    pools = []
+
+    def lend_one(**arguments):
+        pool = psycopg_pool.AsyncConnectionPool(
+            dsn, **{"min_size": 1, "max_size": 4, "open": False, **arguments}
+        )
+        pools.append(pool)
+        return pool
+
+    yield lend_one
+    for pool in pools:
+        await pool.close()
+
+
+@pytest.fixture
 def table_name(admin):
     """A name that no other test uses; tables and views of that name are dropped afterwards."""
     name = f"results_{uuid.uuid4().hex[:12]}"

@@ -153,23 +153,6 @@ def numbered(number: int) -> int:
     return number
 
 
-@pytest.fixture
-async def lend(dsn):
-    """Makes pools, ``lend(**arguments)``, and closes them; name it before ``start``."""
-    pools = []
-
-    def lend_one(**arguments):
-        pool = psycopg_pool.AsyncConnectionPool(
-            dsn, **{"min_size": 1, "max_size": 4, "open": False, **arguments}
-        )
-        pools.append(pool)
-        return pool
-
-    yield lend_one
-    for pool in pools:
-        await pool.close()
-
-
 class TestLentPools:
     async def test_a_pool_that_is_lent_stays_open(self, pool, start):
         backend = await start(pool=pool)

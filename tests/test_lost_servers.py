@@ -3,14 +3,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 
+import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from road import EVERY_METHOD, eventually, finished, stored
 
-from taskiq_pg_json import (
-    WriteTimeoutError,
-)
+from taskiq_pg_json import Outcome, ResultStore, WriteTimeoutError
+from taskiq_pg_json.embedded import EmbeddedPostgres
 
 
 @pytest.fixture
@@ -58,6 +58,14 @@ def until_it_waits(admin, table_name):
     )
 
     return lambda: eventually(lambda: admin.execute(query, [table_name]).fetchone() != (0,))
+
+
+@pytest.fixture(params=["statement_timeout", "lock_timeout", "transaction_timeout"])
+async def limited(request, start, dsn, admin):
+    """A backend in whose sessions something may take a tenth of a second."""
+    if request.param == "transaction_timeout" and admin.info.server_version < 17_00_00:
+        pytest.skip("transaction_timeout is new in PostgreSQL 17")
+    return await start(make_conninfo(dsn, options=f"-c {request.param}=100ms"))
 
 
 @pytest.fixture
@@ -113,6 +121,54 @@ class TestLostServers:
                 assert cut() >= 1
         await writing
         assert (await named.get_result("id")).return_value == "kept"
+
+    @pytest.mark.parametrize("call", EVERY_METHOD.values(), ids=EVERY_METHOD)
+    async def test_a_limit_of_the_session_is_no_reason_to_lose_what_a_lock_delays(
+        self, limited, lock, call
+    ):
+        await limited.set_result("id", finished(1))
+        async with lock("", "_progress"):
+            under_way = asyncio.create_task(call(limited))
+            await asyncio.sleep(0.4)
+            assert not under_way.done()
+        await under_way
+
+    async def test_a_limit_that_is_never_kept_is_an_error_after_the_write_timeout(
+        self, start, dsn, lock
+    ):
+        limited = make_conninfo(dsn, options="-c statement_timeout=50ms")
+        backend = await start(limited, write_timeout=0.3)
+        async with lock(""):
+            with pytest.raises(WriteTimeoutError, match="statement timeout"):
+                await backend.set_result("id", finished(1))
+
+    async def test_connections_that_were_idle_for_too_long_go_unnoticed(self, lend, start):
+        pool = lend(kwargs={"options": "-c idle_session_timeout=100ms"}, min_size=2)
+        backend = await start(pool=pool)
+        for number in range(3):
+            await asyncio.sleep(0.3)
+            assert await stored(backend, number) == number
+
+    async def test_a_standby_is_waited_for_until_it_is_promoted(self, tmp_path):
+        with EmbeddedPostgres(tmp_path / "server") as server:
+            async with ResultStore(server.dsn):
+                pass
+        (tmp_path / "server" / "data" / "standby.signal").touch()
+        with EmbeddedPostgres(tmp_path / "server") as server:
+            async with ResultStore(server.dsn) as store:
+                writing = asyncio.create_task(store.set_result("id", Outcome("kept")))
+                await asyncio.sleep(0.5)
+                assert not writing.done()
+                with psycopg.connect(server.dsn, autocommit=True) as admin:
+                    admin.execute("SELECT pg_promote()")
+                await writing
+                assert (await store.get("id")).return_value == "kept"
+
+    async def test_what_may_not_be_written_is_an_error_at_once(self, start, dsn):
+        await start()
+        reader = await start(make_conninfo(dsn, options="-c default_transaction_read_only=on"))
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await asyncio.wait_for(reader.set_result("id", finished(1)), 5)
 
     async def test_a_server_that_is_away_is_an_error_after_the_write_timeout(self, start, nobody):
         with pytest.raises(WriteTimeoutError, match=r"could not be reached for 0\.2 s") as caught:

@@ -8,7 +8,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from taskiq_pg_json.errors import ConfigurationError, NotStartedError, WriteTimeoutError
@@ -44,11 +45,15 @@ _TRANSIENT_STATES = frozenset(
         "57P01",  # admin_shutdown
         "57P02",  # crash_shutdown
         "57P03",  # cannot_connect_now
+        "57P05",  # idle_session_timeout
+        "25P04",  # transaction_timeout
+        "55P03",  # lock_not_available, after lock_timeout
         "40001",  # serialization_failure
         "40P01",  # deadlock_detected
         "53300",  # too_many_connections
     }
 )
+_LIMITS = ("57014",)  # query_canceled, after statement_timeout
 
 
 class Connections:
@@ -157,8 +162,11 @@ class Connections:
     async def execute(
         self, statement: bytes, values: Mapping[str, object], *, prepare: bool = True
     ) -> list[Any]:
-        """Run one statement that may run twice, and return its rows as tuples."""
-        return await self._retry(partial(self._execute, statement, values, prepare))
+        """Run one statement that may run twice, and return its rows as tuples.
+
+        A time limit of the session's is none of its caller's: it is tried again like a lost one.
+        """
+        return await self._retry(partial(self._execute, statement, values, prepare), _LIMITS)
 
     async def _execute(
         self, statement: bytes, values: Mapping[str, object], prepare: bool
@@ -168,12 +176,16 @@ class Connections:
                 wire = Wire(connection)
                 try:
                     return await wire.execute(statement, values, prepare=prepare)
+                except ReadOnlySqlTransaction as error:
+                    raise _unless_standby(connection, error) from error
                 finally:
                     wire.release()
         # The hot path: no context managers, whose cost would show beside a small statement's.
         wire = await self._kept.take(self._timeout)
         try:
             return await wire.execute(statement, values, prepare=prepare)
+        except ReadOnlySqlTransaction as error:
+            raise _unless_standby(wire.connection, error) from error
         finally:
             await self._kept.give_back(wire)
 
@@ -187,7 +199,9 @@ class Connections:
             resolved = await self._conninfo()
         return await AsyncConnection.connect(resolved, **kwargs)
 
-    async def _retry(self, attempt: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    async def _retry(
+        self, attempt: Callable[[], Awaitable[ResultT]], also: Collection[str] = ()
+    ) -> ResultT:
         deadline = time.monotonic() + self._retry_for
         pause = _FIRST_RETRY
         while True:
@@ -195,12 +209,13 @@ class Connections:
                 return await attempt()
             except PoolClosed as error:
                 raise NotStartedError("The pool that was lent has been closed.") from error
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                if not _is_transient(error):
+            except psycopg.Error as error:
+                if not _is_transient(error) and error.sqlstate not in also:
                     raise
                 if time.monotonic() + pause > deadline:
                     raise WriteTimeoutError(
-                        f"PostgreSQL could not be reached for {self._retry_for:g} s: {error}"
+                        f"PostgreSQL could not be reached for {self._retry_for:g} s, or did not "
+                        f"do it: {error}"
                     ) from error
                 logger.warning("PostgreSQL is away, trying again in %.2g s: %s", pause, error)
             await self._replace_lost()
@@ -272,10 +287,18 @@ def _is_transient(error: psycopg.Error) -> bool:
     if isinstance(error, PoolTimeout | psycopg.InterfaceError):
         return True
     state = error.sqlstate
-    if state is None:
+    if state is None and isinstance(error, psycopg.OperationalError):
         # libpq gives no code: a lost or refused connection, or the server's own refusal.
         return "FATAL" not in str(error) or "starting up" in str(error)
-    return state.startswith("08") or state in _TRANSIENT_STATES
+    return state is not None and (state.startswith("08") or state in _TRANSIENT_STATES)
+
+
+def _unless_standby(connection: Connection, error: ReadOnlySqlTransaction) -> psycopg.Error:
+    """Return what a refusal to write means: a standby's may be another server's next time."""
+    if connection.info.parameter_status("in_hot_standby") != "on":
+        return error
+    connection.pgconn.finish()
+    return psycopg.OperationalError(f"the server is a standby: {error}")
 
 
 def _check_dsn(dsn: object) -> None:
