@@ -20,6 +20,7 @@ from taskiq_pg_json.serializer.encoder import (
 )
 from taskiq_pg_json.serializer.leaves import PickledValueWarning, encode_unknown
 from taskiq_pg_json.serializer.nodes import merge
+from taskiq_pg_json.serializer.plan import BUILTINS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -156,10 +157,15 @@ class CarefulEncoder(Encoder):
     def warn_of_pickle(self, value: object) -> None:
         """Tell the first time that a type has to be pickled."""
         cls = type(value)
+        way_out = (
+            "it holds what JSON has no name for, such as a time zone of a class of its own"
+            if cls in BUILTINS
+            else "TypeRegistry.register(cls, name=…, encode=…, decode=…) teaches"
+            " JsonSerializer(registry) to store it as JSON"
+        )
         warnings.warn(
             f"{''.join(self.path)}: a {cls.__module__}.{cls.__qualname__} was pickled, and cannot"
-            " be read in SQL; TypeRegistry.register(cls, name=…, encode=…, decode=…) teaches"
-            " JsonSerializer(registry) to store it as JSON",
+            f" be read in SQL; {way_out}",
             PickledValueWarning,
             stacklevel=2,
         )

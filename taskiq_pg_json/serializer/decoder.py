@@ -59,20 +59,27 @@ class Decoder:
         self.parts: dict[int, object] = {}
 
     def column_of(self, name: str, plain: object, node: Node | None, parts: object) -> object:
-        """The value of one column, and first that of the parts which nesting was cut into.
-
-        A part refers to later parts only, so that the last one comes first.
-        """
-        if parts is not None:
-            self.parts.clear()
-            if type(parts) is not list:
-                raise TypeError("'parts' is no list")
-            for number in reversed(range(len(parts))):
-                part, part_node = parts[number]
-                self.parts[number] = self.decode(part, part_node)
+        """The value of one column, and first that of the parts which nesting was cut into."""
+        if parts is not None and not self.parts:
+            self._decode_parts(parts)
         if name == "error" and type(node) is not dict:
             return raised.read_exception(self, plain, "", node)
         return self.decode(plain, node)
+
+    def _decode_parts(self, parts: object) -> None:
+        """Decode the parts of the row, once: what they hold is changed, and others have it then.
+
+        A part refers to later parts only, so that the last one comes first.
+        """
+        if type(parts) is not list:
+            raise TypeError("'parts' is no list")
+        try:
+            for number in reversed(range(len(parts))):
+                part, node = parts[number]
+                self.parts[number] = self.decode(part, node)
+        except Exception:
+            self.parts.clear()
+            raise
 
     def decode(self, plain: object, node: Node | None) -> object:
         """Any value; None stays None."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from datetime import date
 from decimal import Decimal
+from operator import itemgetter
 from typing import TYPE_CHECKING, ClassVar, cast
 from uuid import UUID
 
@@ -272,11 +273,14 @@ class Encoder:
                 for index, plain in zip(group, written, strict=True):
                     plains[index] = plain
             found.append((group, node, {group[i]: n for i, n in odd.items()}))
-        typed = [entry for entry in found if entry[1] is not None]
-        items = max(typed, key=lambda entry: len(entry[0]))[1] if typed else None
+        typed = [(len(group), node) for group, node, _ in found if node is not None]
+        plain = sum(len(group) for group, node, _ in found if node is None)
+        most, items = max(typed, key=itemgetter(0), default=(0, None))
+        if plain > most:
+            items = None
         others: dict[int, Node] = {}
         for group, node, single in found:
-            if node != items and items is not None:
+            if node != items:
                 others.update((i, node or PLAIN) for i in group if plains[i] is not None)
             others.update(single)
         return plains, items, others

@@ -31,6 +31,8 @@ MOST_NESTED = 16
 """Likewise, where some of them hold containers again."""
 LEVELS = 4
 """Containers inside each other."""
+MOST_LEAVES = 128
+"""Values of a form, those of a list's items once: a function of a variable for each is made."""
 
 
 class UnfitError(Exception):
@@ -42,6 +44,7 @@ class ScalarForm:
     """What JSON says all of."""
 
     node: ClassVar[None] = None
+    leaves: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class LeafForm:
     """A value of a class that the JSON writer takes, and JSON does not have."""
 
     cls: type
+    leaves: ClassVar[int] = 1
 
     @property
     def node(self) -> Node:
@@ -73,6 +77,11 @@ class DictForm:
         return {**node, "fields": fields} if fields else node or None
 
     @property
+    def leaves(self) -> int:
+        """How many values that are no containers it has."""
+        return sum(child.leaves for child in self.children)
+
+    @property
     def is_nested(self) -> bool:
         """Whether it holds containers."""
         return any(isinstance(child, DictForm | ListForm) for child in self.children)
@@ -88,6 +97,11 @@ class ListForm:
     def node(self) -> Node | None:
         """The node of the items."""
         return None if self.item.node is None else {"items": self.item.node}
+
+    @property
+    def leaves(self) -> int:
+        """How many values that are no containers an item has."""
+        return self.item.leaves
 
 
 Form = ScalarForm | LeafForm | DictForm | ListForm
@@ -139,7 +153,8 @@ def form_of(value: Any, layouts: Layouts, levels: int = LEVELS) -> Form:  # noqa
         names = tuple(value)
         layout = tuple((word, tuple(keys)) for word, keys in layouts[names].items())
         form = DictForm(names, children, layout)
-        if len(value) <= (MOST_NESTED if form.is_nested else MOST):
+        most = MOST_NESTED if form.is_nested else MOST
+        if len(value) <= most and form.leaves <= MOST_LEAVES:
             return form
     if cls is list and len(value) <= MOST:
         forms = {form_of(child, layouts, levels - 1) for child in value} or {_SCALAR}

@@ -74,6 +74,7 @@ class JsonSerializer:
         self._make_plan()
 
     def _make_plan(self) -> None:
+        self._version = self.registry.version  # first: a class may be registered meanwhile
         self._plan = Plan(
             self.registry,
             self.fallback,
@@ -81,7 +82,6 @@ class JsonSerializer:
             store_secrets=self._store_secrets,
             max_bytes=self.max_bytes,
         )
-        self._version = self.registry.version
         self._reading.forget()
 
     def encode(self, columns: Mapping[str, object], *, task_id: str) -> EncodedRow:

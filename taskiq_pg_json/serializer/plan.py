@@ -32,8 +32,14 @@ if TYPE_CHECKING:
     Handler = Callable[[Encoder, Any], Encoded]
     ColumnHandler = Callable[[Encoder, Any], Column | None]
 
+BUILTINS = frozenset(
+    {dict, list, *Encoder.settled, *containers.HANDLERS, *(scalar.cls for scalar in SCALARS)}
+)
+"""The classes whose values need no codec."""
+
 _MAX_LAYOUTS = 4_096
 _MAX_REMEMBERED_KEYS = 64
+_MAX_REMEMBERED_TEXT = 4_096  # characters of all keys together
 
 
 class Plan:
@@ -66,7 +72,9 @@ class Plan:
 
     def remember_layout(self, names: tuple[object, ...], layout: dict[str, object] | None) -> None:
         """Keep what was found of these keys, within bounds."""
-        if len(names) > _MAX_REMEMBERED_KEYS or layout is None:
+        if layout is None or len(names) > _MAX_REMEMBERED_KEYS:
+            return
+        if len("".join(map(str, names))) > _MAX_REMEMBERED_TEXT:
             return
         if len(self.layouts) >= _MAX_LAYOUTS:
             self.layouts.clear()

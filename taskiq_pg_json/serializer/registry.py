@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskiq_pg_json.errors import ConfigurationError
 from taskiq_pg_json.serializer.kinds import kind_of
+from taskiq_pg_json.serializer.plan import BUILTINS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -58,13 +59,18 @@ class TypeRegistry:
             old_fields: renamed fields, old name to new.
 
         Raises:
-            ConfigurationError: the name is taken, one of ``encode`` and ``decode`` is missing, or
-                the class needs them.
+            ConfigurationError: the name is taken, one of ``encode`` and ``decode`` is missing, the
+                class needs them, or none can take the place of what it has.
         """
         natural = f"{cls.__module__}:{cls.__qualname__}"
         if isinstance(old_names, str):
             raise ConfigurationError(
                 f"{natural}: old_names={old_names!r} is one text: give a list, [{old_names!r}]"
+            )
+        if cls in BUILTINS:
+            raise ConfigurationError(
+                f"{natural} is stored as JSON and comes back as it was: no codec takes the place of"
+                " that. Register a subclass, or a class of yours that holds the value"
             )
         if (encode is None) != (decode is None):
             raise ConfigurationError(

@@ -25,6 +25,7 @@ _fold_of = attrgetter("fold")
 _Clock = TypeVar("_Clock", datetime, time)
 
 _UTC = timezone.utc
+_SIMPLE_ZONES = {id(None), id(_UTC)}
 _ZONE_NAME = re.compile(r"[\w+./-]+", re.ASCII)
 _DURATION = re.compile(
     r"P(?:(-?\d{1,9})D)?(?:T(?:(-?\d{1,2})H)?(?:(-?\d{1,2})M)?(?:(-?)(\d{1,2})(?:\.(\d{6}))?S)?)?",
@@ -48,7 +49,8 @@ def is_simple(value: datetime) -> bool:
 
 def are_simple(values: Iterable[datetime]) -> bool:
     """Whether ISO text says all of each of these."""
-    return {None, _UTC}.issuperset(map(_zone_of, values)) and not any(map(_fold_of, values))
+    zones = set(map(id, map(_zone_of, values)))  # a zone of another name may be equal to UTC
+    return zones <= _SIMPLE_ZONES and not any(map(_fold_of, values))
 
 
 def encode_time(value: time) -> Encoded | None:

@@ -118,6 +118,9 @@ class _MomentArray(_Array):
     def write(value: datetime) -> bytes:
         return _moment(8, (value - _EPOCH) // _MICROSECOND)
 
+    def _items(self, values: Sequence[Any]) -> bytes:
+        return self._one_by_one(values)  # both folds of a time are equal
+
     @classmethod
     def takes(cls, values: Sequence[Any]) -> bool:
         return all(moment.tzinfo is not None for moment in values if moment is not None)

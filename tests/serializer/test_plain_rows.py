@@ -172,6 +172,7 @@ def test_a_value_of_another_form_is_not_taken_for_it(value, other):
         {"a": {1}},
         {str(number): [] for number in range(20)},
         {str(number): 1 for number in range(70)},
+        {str(a): {str(b): {str(c): 1 for c in range(9)} for b in range(4)} for a in range(4)},
     ],
 )
 def test_what_is_large_or_mixed_has_no_form(value):

@@ -47,6 +47,19 @@ def test_exceptions_inside_a_value_come_back_the_same(value, jsonb_roundtrip):
     assert same(back(value, jsonb_roundtrip), value)
 
 
+@given(
+    columns=st.fixed_dictionaries(
+        dict.fromkeys(
+            ["return_value", "args", "labels"],
+            strategies.values | st.integers(50, 200).flatmap(strategies.nested),
+        )
+    )
+)
+def test_columns_of_one_row_come_back_the_same(columns, jsonb_roundtrip):
+    row = jsonb_roundtrip(serializer.encode(columns, task_id="t"))
+    assert same(serializer.decode(row, task_id="t"), columns)
+
+
 @given(value=st.integers(50, 600).flatmap(strategies.nested))
 def test_deep_nesting_comes_back_the_same(value, jsonb_roundtrip):
     assert same(back(value, jsonb_roundtrip), value)

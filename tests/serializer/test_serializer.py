@@ -5,7 +5,9 @@ import subprocess
 import sys
 import warnings
 from collections import OrderedDict
+from datetime import date, datetime
 from decimal import Decimal
+from uuid import UUID
 
 import orjson
 import pydantic
@@ -198,6 +200,35 @@ def test_a_cycle_is_refused_without_a_fallback():
 def test_a_row_larger_than_max_bytes_is_refused_by_name():
     with pytest.raises(ResultEncodeError, match="max_bytes=1,000"):
         encoded("x" * 2_000, JsonSerializer(max_bytes=1_000))
+
+
+def test_what_stands_deep_in_one_column_is_decoded_once_however_many_there_are():
+    deep = {1: "a", "b": {(1,): "\\u0041\0"}}
+    for _ in range(70):
+        deep = {"n": deep}
+    serializer = JsonSerializer()
+    columns = {"return_value": deep, "labels": {"z": 1, "a": 2}, "args": (1,)}
+    assert same(serializer.decode(serializer.encode(columns, task_id="t"), task_id="t"), columns)
+
+
+def test_few_dates_among_many_plain_values_have_a_small_sidecar(jsonb_roundtrip):
+    value = {f"key{number:04}": number for number in range(999)} | {"updated": date(2026, 11, 26)}
+    row = encoded(value)
+    assert len(row.types) < 100
+    assert same(JsonSerializer().decode(jsonb_roundtrip(row), task_id="t")["return_value"], value)
+
+
+@pytest.mark.parametrize("cls", [datetime, Decimal, UUID, str, int, float, dict, tuple, type(None)])
+def test_a_codec_for_what_needs_none_is_refused(cls):
+    with pytest.raises(ConfigurationError, match=f"{cls.__name__}.*subclass"):
+        TypeRegistry().register(cls, name="mine", encode=str, decode=cls)
+
+
+def test_the_keys_that_are_remembered_are_short():
+    serializer = JsonSerializer()
+    for number in range(3):
+        encoded({f"{number}" + "x" * 100_000: 1}, serializer)
+    assert not serializer._plan.layouts
 
 
 def test_fifty_thousand_levels_come_back():
