@@ -12,7 +12,7 @@ from taskiq_pg_json.errors import TaskiqPgJsonError, TaskNotFoundError
 from taskiq_pg_json.executions import taken_task_info
 from taskiq_pg_json.records import Outcome, Progress
 from taskiq_pg_json.store import Migrate, ResultStore
-from taskiq_pg_json.store.connections import checked_seconds
+from taskiq_pg_json.store.arguments import checked_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
     from taskiq_pg_json.schema import TaskIdType
-    from taskiq_pg_json.store.connections import Dsn
+    from taskiq_pg_json.store.dsn import Dsn
 
 _ReturnType = TypeVar("_ReturnType")
 

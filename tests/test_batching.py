@@ -198,6 +198,46 @@ async def test_a_cancelled_caller_takes_back_only_its_own_waiting_item():
     assert sorted(item.number for item in server.flushed) == [0, 1, 3, 4]
 
 
+@pytest.mark.parametrize("size", [1, 9])
+@pytest.mark.parametrize("pause", range(4))
+async def test_a_batcher_whose_tasks_are_cancelled_goes_on_and_closes(size, pause):
+    server = Server(turns=2)
+    batcher = make_batcher(server, max_bytes=5, lanes=2)
+    others = asyncio.all_tasks()
+    calls = [
+        asyncio.create_task(submitted(batcher, Item(number, key=str(number), size=size)))
+        for number in range(9)
+    ]
+    await turns(1 + pause)
+    for task in asyncio.all_tasks() - others - set(calls):
+        task.cancel()
+    ended = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
+    assert all(
+        isinstance(end, asyncio.CancelledError) or end == number for number, end in enumerate(ended)
+    )
+    assert await submitted(batcher, Item(100)) == 100
+    await asyncio.wait_for(batcher.close(), 5)
+
+
+@pytest.mark.parametrize("pause", range(8))
+async def test_a_caller_that_is_cancelled_on_its_turn_keeps_nobody_from_closing(pause):
+    batcher = make_batcher(Server(turns=3), max_waiting=2)
+    first, *waiting, turn = [
+        asyncio.create_task(submitted(batcher, Item(number, key=str(number))))
+        for number in range(4)
+    ]
+    await turns(1)
+    for task in waiting:
+        task.cancel()
+    await turns(pause)
+    turn.cancel()
+    # Not by wait_for(), whose task would begin after the caller has gone.
+    too_late = asyncio.get_running_loop().call_later(5, asyncio.current_task().cancel)
+    await batcher.close()
+    too_late.cancel()
+    assert await first == 0
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="has no eager tasks")
 async def test_a_batcher_closes_where_tasks_begin_at_once():
     asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)

@@ -91,6 +91,38 @@ class TestDsn:
         with pytest.raises(psycopg.OperationalError, match="no_such_database"):
             await start(make_conninfo(dsn, dbname="no_such_database"))
 
+    @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "SJIS"])
+    async def test_the_encoding_of_connections_of_its_own_is_that_of_json(
+        self, start, dsn, encoding, monkeypatch
+    ):
+        monkeypatch.setenv("PGCLIENTENCODING", encoding)
+        backend = await start(
+            make_conninfo(dsn, client_encoding=encoding), kwargs={"client_encoding": encoding}
+        )
+        assert await stored(backend, "\u20ac \U0001f600") == "\u20ac \U0001f600"
+        assert (await backend.store.get("stored")).task_id == "stored"
+        assert (await backend.store.search(return_value="\u20ac \U0001f600")).items
+
+    async def test_a_connection_class_and_arguments_that_are_called_serve_all_connections(
+        self, start, dsn
+    ):
+        class Connection(psycopg.AsyncConnection):
+            @classmethod
+            async def connect(cls, conninfo, **kwargs):
+                made.append(kwargs["application_name"])
+                return await super().connect(conninfo, **kwargs)
+
+        made = []
+        backend = await start(
+            make_conninfo(dsn, application_name="wrong"),
+            connection_class=Connection,
+            kwargs=lambda: {"application_name": "shop"},
+        )
+        assert await stored(backend, 1) == 1
+        await backend.store.wait(["stored"], timeout=5)
+        assert len(made) >= 3
+        assert set(made) == {"shop"}
+
     async def test_arguments_of_the_pool_reach_the_pool(self, start, admin, table_name):
         backend = await start(
             min_size=3, max_size=3, kwargs={"application_name": table_name}, name="ours"
@@ -259,6 +291,10 @@ class TestLentPools:
         task = InMemoryBroker().task(task_name="shop")(numbered)
         await store.create_view(task)
         assert await store.drop_view(task)
+
+    async def test_a_lent_pool_whose_encoding_cannot_hold_every_text_is_refused(self, lend, start):
+        with pytest.raises(ConfigurationError, match=r"client_encoding LATIN1.*UTF8"):
+            await start(pool=lend(kwargs={"client_encoding": "LATIN1"}))
 
     async def test_what_is_written_through_a_lent_pool_is_committed(self, lend, start, admin):
         backend = await start(pool=lend())

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -195,6 +197,46 @@ class TestLostServers:
         where[0] = there
         await writing
         assert (await backend.get_result("id")).return_value == "kept"
+
+    async def test_a_server_that_was_away_for_long_is_found_soon_after_it_is_back(
+        self, moving, nobody, cut
+    ):
+        """The pool's own pauses between attempts would have grown to four seconds by then."""
+        backend, where = await moving(write_timeout=6)
+        there, where[0] = where[0], nobody
+        assert cut() >= 1
+        writing = asyncio.create_task(backend.set_result("id", finished("kept")))
+        await asyncio.sleep(3.5)
+        where[0] = there
+        await writing
+        assert (await backend.get_result("id")).return_value == "kept"
+
+    async def test_a_caller_may_give_up_while_lost_connections_are_looked_for(
+        self, start, monkeypatch
+    ):
+        async def slowly(connection):
+            await connection.execute("SELECT pg_sleep(1)")
+
+        backend = await start(min_size=2, notify=False)
+        connections = backend.store._connections
+        await backend.set_result("id", finished(1))
+        await connections._pool.wait()
+        monkeypatch.setattr(connections._pool, "check_connection", slowly)
+        connections._kept._idle[-1].connection.pgconn.finish()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(backend.set_result("id", finished(2)), 0.3)
+
+    async def test_a_server_that_is_stopping_is_waited_for(self, tmp_path):
+        with EmbeddedPostgres(tmp_path / "server") as server:
+            holder = psycopg.connect(server.dsn)
+            (pid, *_) = (tmp_path / "server" / "data" / "postmaster.pid").read_text().split()
+            os.kill(int(pid), signal.SIGTERM)  # it ends when its last client has gone
+            starting = asyncio.create_task(ResultStore(server.dsn, write_timeout=1).startup())
+            await asyncio.sleep(0.4)
+            assert not starting.done()
+            with pytest.raises(WriteTimeoutError, match="shutting down"):
+                await starting
+            holder.close()
 
     async def test_a_server_that_is_not_there_yet_is_waited_for(self, start, dsn, nobody):
         where = [nobody]

@@ -282,6 +282,18 @@ async def test_the_progress_of_one_store_is_no_table_for_the_results_of_another(
         await ResultStore(dsn, table_name=f"{table_name}_progress").startup()
 
 
+@pytest.mark.parametrize("search_path", ["no_such_schema", ""])
+async def test_a_search_path_without_a_schema_is_told_of(dsn, table_name, search_path):
+    own = make_conninfo(dsn, options=f"-csearch_path={search_path}")
+    with pytest.raises(SchemaError, match=r"search_path.*schema="):
+        await asyncio.wait_for(ResultStore(own, table_name=table_name).startup(), 10)
+
+
+def test_all_sql_is_ascii_so_that_any_database_takes_it():
+    for path in files.sql_directory().rglob("*.sql"):
+        assert path.read_text("utf-8").isascii(), path
+
+
 async def test_verify_names_what_is_missing_and_the_way_to_it(dsn, admin, table_name):
     with pytest.raises(SchemaVersionError, match=r"does not exist.*needs version \d.*schema_sql"):
         await ResultStore(dsn, table_name=table_name, migrate="verify").startup()

@@ -243,12 +243,12 @@ async def proxied(dsn):
 async def test_a_connection_lost_while_much_is_sent_is_an_error(proxied):
     connection, jam, cut = proxied
     wire = Wire(connection)
-    assert await wire.execute(b"SELECT 1", {}) == [(1,)]
+    measure = b"SELECT length(%(a)s::text)"
+    assert await wire.execute(measure, {"a": "x"}) == [(1,)]  # or it would be jammed unprepared
     jam()
-    text = "x" * 50_000_000
-    sending = asyncio.create_task(wire.execute(b"SELECT length(%(a)s::text)", {"a": text}))
+    sending = asyncio.create_task(wire.execute(measure, {"a": "x" * 50_000_000}))
     await asyncio.sleep(0.2)
-    assert not sending.done()
+    assert wire._writes
     cut()
     with pytest.raises(psycopg.OperationalError):
         await asyncio.wait_for(sending, 10)
@@ -274,11 +274,12 @@ async def test_a_statement_cancelled_while_it_is_sent_leaves_no_connection_stuck
     monkeypatch.setattr(wires, "_CANCEL_TIMEOUT", 0.5)
     connection, jam, _ = proxied
     wire = Wire(connection)
-    await wire.execute(b"SELECT 1", {})
+    measure = b"SELECT length(%(a)s::text)"
+    assert await wire.execute(measure, {"a": "x"}) == [(1,)]  # likewise
     jam()
-    text = "x" * 50_000_000
-    sending = asyncio.create_task(wire.execute(b"SELECT length(%(a)s::text)", {"a": text}))
+    sending = asyncio.create_task(wire.execute(measure, {"a": "x" * 50_000_000}))
     await asyncio.sleep(0.2)
+    assert wire._writes
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(sending, 10)

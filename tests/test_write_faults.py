@@ -5,7 +5,8 @@ import uuid
 
 import pytest
 
-from taskiq_pg_json import Outcome, Progress, ResultStore, Status, TaskInfo
+from taskiq_pg_json import Outcome, Progress, ResultEncodeError, ResultStore, Status, TaskInfo
+from taskiq_pg_json.store import writes
 
 KILL_WRITERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -78,6 +79,66 @@ async def test_a_row_that_the_server_refuses_fails_alone(store, admin, table_nam
     assert [r.return_value for r in records if r.status is Status.SUCCESS] == [
         number for number in range(50) if number != 7
     ]
+
+
+async def test_a_row_that_a_trigger_refuses_fails_alone(store, admin, table_name):
+    admin.execute(
+        f"""
+        CREATE FUNCTION {table_name}_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW.return_value = '7' THEN RAISE EXCEPTION 'no sevens here'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON {table_name}
+        FOR EACH ROW EXECUTE FUNCTION {table_name}_refuse();
+        """
+    )
+    ids = new_ids(20)
+    await asyncio.gather(*(store.set_result(id_, Outcome(n)) for n, id_ in enumerate(ids)))
+    records = await store.get_many(ids)
+    failed = [number for number, id_ in enumerate(ids) if records[id_].status is Status.FAILURE]
+    assert failed == [7]
+    assert "no sevens here" in str(records[ids[7]].error)
+    admin.execute(f"DROP FUNCTION {table_name}_refuse CASCADE")
+
+
+@pytest.mark.parametrize("column", ["args", "kwargs", "labels", "log"])
+async def test_what_is_beside_a_result_is_no_reason_to_lose_it(store, admin, table_name, column):
+    admin.execute(f"ALTER TABLE {table_name} ADD CHECK ({column}::text NOT LIKE '%no%')")
+    info = TaskInfo("shop:pay", ["no"], {"no": 1}, {"no": 1}, worker="host:1")
+    outcome = Outcome({"paid": 1}, labels={"no": 1}, log="no", info=info)
+    await store.set_result("id", outcome)
+    record = await store.get("id")
+    assert (record.status, record.return_value) == (Status.SUCCESS, {"paid": 1})
+    assert (record.args, record.kwargs, record.labels, record.log) == (None, None, {}, None)
+    assert (record.task_name, record.worker) == ("shop:pay", "host:1")
+
+
+async def test_a_row_that_is_too_large_for_a_message_fails(store, monkeypatch):
+    monkeypatch.setattr(writes, "_MAX_ROW_BYTES", 1_000)
+    await store.set_result("id", Outcome("x" * 2_000, log="y"))
+    record = await store.get("id")
+    assert record.status is Status.FAILURE
+    assert "2,0" in str(record.error)
+
+
+async def test_a_result_that_is_refused_during_a_shutdown_has_its_end(store, admin, table_name):
+    admin.execute(f"ALTER TABLE {table_name} ADD CHECK (return_value IS DISTINCT FROM '7'::jsonb)")
+    ids = new_ids(20)
+    writing = [asyncio.create_task(store.set_result(id_, Outcome(n))) for n, id_ in enumerate(ids)]
+    await asyncio.sleep(0)
+    await store.shutdown()
+    await asyncio.gather(*writing)
+    await store.startup()
+    records = await store.get_many(ids)
+    assert [records[id_].status for id_ in ids].count(Status.FAILURE) == 1
+    assert records[ids[7]].status is Status.FAILURE
+
+
+async def test_a_progress_that_the_server_refuses_is_an_encode_error(store, admin, table_name):
+    admin.execute(f"ALTER TABLE {table_name}_progress ADD CHECK (meta <> '7'::jsonb)")
+    with pytest.raises(ResultEncodeError, match="refused the progress of task id"):
+        await store.set_progress("id", Progress("x", 7))
 
 
 async def test_the_last_of_several_results_of_one_task_wins(store):

@@ -46,7 +46,7 @@ COMMENT ON COLUMN {results}.task_name      IS 'The task''s name; NULL without Ta
 COMMENT ON COLUMN {results}.worker         IS 'host:pid of the worker; NULL without TaskInfoMiddleware.';
 COMMENT ON COLUMN {results}.status         IS 'QUEUED, STARTED, RETRY, SUCCESS or FAILURE.';
 COMMENT ON COLUMN {results}.return_value   IS 'What the task returned, as plain JSON; SQL NULL until it has finished.';
-COMMENT ON COLUMN {results}.error          IS 'What the task raised: type, module, message, args, traceback, cause, …';
+COMMENT ON COLUMN {results}.error          IS 'What the task raised: type, module, message, args, traceback, cause and so on.';
 COMMENT ON COLUMN {results}.args           IS 'The positional arguments that the task was called with.';
 COMMENT ON COLUMN {results}.kwargs         IS 'The keyword arguments that the task was called with.';
 COMMENT ON COLUMN {results}.labels         IS 'The task''s labels; NULL when it has none.';

@@ -116,7 +116,11 @@ class Schema:
         """
         found = await self.found_version(connection)
         if found < self.needed_version:
-            state = f"is at schema version {found}" if found else "does not exist"
+            state = (
+                f"is at schema version {found}"
+                if found
+                else "does not exist, or stands in a schema that this role may not use"
+            )
             raise SchemaVersionError(
                 f"The table {self._names} {state}, and this release needs version "
                 f"{self.needed_version}: start once with migrate='auto' as a role that may create "
@@ -143,6 +147,11 @@ class Schema:
         async with connection.transaction():
             names = {"schema": self._names.schema, "table": self._names.table}
             ((locked,),) = await _fetch(connection, "schema_lock", names)
+            if locked is None:
+                raise SchemaError(
+                    f"There is no schema for the table {self._names}: the search_path has none "
+                    "that this role may use. Give schema=, or GRANT USAGE ON SCHEMA to the role."
+                )
             if not locked:
                 return False
             found = await self.found_version(connection)

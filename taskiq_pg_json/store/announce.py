@@ -44,13 +44,13 @@ class Announcer:
     def announce(self, task_ids: Iterable[str]) -> None:
         """Send these ids as soon as may be; returns at once."""
         self._pending.update(dict.fromkeys(task_ids))
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._send())
 
     async def close(self) -> None:
         """Return when all has been sent."""
         if self._task is not None:
-            await self._task
+            await asyncio.wait({self._task})
 
     async def _send(self) -> None:
         try:
@@ -64,8 +64,6 @@ class Announcer:
         except (psycopg.Error, TaskiqPgJsonError) as error:
             # The rows are there, and whoever waits for them looks by itself now and then.
             logger.warning("A notification was not sent: %s", error)
-        finally:
-            self._task = None
 
 
 def _payloads(task_ids: Sequence[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from taskiq_pg_json.errors import NotStartedError
@@ -24,13 +25,15 @@ class _Batch(Generic[ItemT, ResultT]):
     Attributes:
         entries: the item of each key, and who waits for it.
         superseded: who waits for the earlier ones that an item stands for.
+        has_begun: whether its flush has.
     """
 
-    __slots__ = ("entries", "superseded")
+    __slots__ = ("entries", "has_begun", "superseded")
 
     def __init__(self) -> None:
         self.entries: dict[Hashable, _Waiting[ItemT, ResultT]] = {}
         self.superseded: list[tuple[Hashable, asyncio.Future[ResultT]]] = []
+        self.has_begun = False
 
     def settle(self, results: Sequence[ResultT | Exception]) -> None:
         """Answer everybody."""
@@ -157,8 +160,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._active < self._lanes:
-            self._active += 1
-            self._start(self._lane())
+            self._start_lane()
         return future
 
     async def _turn(self) -> None:
@@ -167,10 +169,14 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._turns.append(turn)
         try:
             await turn
-        finally:
+        except BaseException:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._admitted -= 1
                 self._admit()
+                self._wake()
+            raise
+        self._admitted -= 1
+        self._admit()
 
     def _admit(self) -> None:
         while self._turns and len(self._waiting) + self._admitted < self._max_waiting:
@@ -179,31 +185,40 @@ class MicroBatcher(Generic[ItemT, ResultT]):
                 turn.set_result(None)
                 self._admitted += 1
 
-    def _start(self, work: Coroutine[object, object, None]) -> None:
+    def _start(
+        self,
+        work: Coroutine[object, object, None],
+        ended: Callable[[asyncio.Task[None]], None],
+    ) -> None:
+        """Do work in a task; one that is cancelled before its first step ends all the same."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(ended)
+
+    def _start_lane(self) -> None:
+        self._active += 1
+        self._start(self._lane(), self._lane_ended)
 
     def _wake(self) -> None:
         """Go on with what waits, or tell ``close()`` that nothing does."""
         if self._waiting and self._active < self._lanes:
-            self._active += 1
-            self._start(self._lane())
+            self._start_lane()
         elif self._closed and not (
             self._waiting or self._active or self._in_flight or self._admitted
         ):
             self._idle.set()
 
     async def _lane(self) -> None:
-        try:
-            while (batch := self._take()).entries:
-                await self._flush_batch(batch)
-                # Those just answered may come back with their next item.
-                await asyncio.sleep(0)
-        finally:
-            self._active -= 1
-            if not self._blocked():
-                self._wake()
+        while (batch := self._take()).entries:
+            await self._flush_batch(batch)
+            # Those just answered may come back with their next item.
+            await asyncio.sleep(0)
+
+    def _lane_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._active -= 1
+        if not self._blocked():
+            self._wake()
 
     def _blocked(self) -> bool:
         """Whether all that waits is for keys in flight, whose end will wake it."""
@@ -247,14 +262,21 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         batch: _Batch[ItemT, ResultT] = _Batch()
         batch.entries[key] = entry
         self._in_flight.add(key)
-        self._start(self._flush_aside(batch))
+        self._start(self._flush_aside(batch), partial(self._aside_ended, batch))
 
     async def _flush_aside(self, batch: _Batch[ItemT, ResultT]) -> None:
         async with self._aside:
             await self._flush_batch(batch)
+
+    def _aside_ended(self, batch: _Batch[ItemT, ResultT], task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not batch.has_begun:
+            batch.fail(asyncio.CancelledError())
+            self._in_flight.difference_update(batch.entries)
         self._wake()
 
     async def _flush_batch(self, batch: _Batch[ItemT, ResultT]) -> None:
+        batch.has_begun = True
         try:
             results = await self._settle([item for item, _ in batch.entries.values()])
         except BaseException as error:

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from taskiq_pg_json.errors import ConfigurationError, InvalidTaskIdError, TaskNotFoundError
+from taskiq_pg_json.errors import ConfigurationError, TaskNotFoundError
 from taskiq_pg_json.records import Status
 from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
-from taskiq_pg_json.store.connections import Connections, Dsn
+from taskiq_pg_json.store.arguments import checked_ttl
+from taskiq_pg_json.store.connections import Connections
 from taskiq_pg_json.store.listen import Listener
 from taskiq_pg_json.store.reads import Heavy, Reader
-from taskiq_pg_json.store.rows import RowEncoder
+from taskiq_pg_json.store.rows import RowEncoder, refused_progress
 from taskiq_pg_json.store.searchable import Searchable
-from taskiq_pg_json.store.task_ids import checked_task_id, checked_uuid
+from taskiq_pg_json.store.task_ids import checked_task_id, checked_uuid, listed
 from taskiq_pg_json.store.waiting import Waiter
-from taskiq_pg_json.store.writes import ROW_ERRORS, Writer
+from taskiq_pg_json.store.writes import ROW_ERRORS, Writer, check_size
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable
+    from datetime import timedelta
     from types import TracebackType
 
     from psycopg_pool import AsyncConnectionPool
     from typing_extensions import Self
 
     from taskiq_pg_json.records import Outcome, Progress, TaskInfo, TaskRecord
+    from taskiq_pg_json.store.dsn import Dsn
 
 Migrate = Literal["auto", "verify", "off"]
 
 _WRITE_LANES = 3
 _READ_LANES = 2
 """Statements of one kind under way at once; one more gained nothing on two cores."""
-
-_LONGEST_TTL = timedelta(days=5_000 * 365)
-"""Python's calendar ends with the year 9999."""
 
 
 class ResultStore(Searchable):
@@ -89,8 +90,9 @@ class ResultStore(Searchable):
         self.serializer = as_result_serializer(serializer)
         self._migrate: Migrate = migrate
         self._notify = notify
-        self._ttl = _as_timedelta(result_ttl)
+        self._ttl = checked_ttl(result_ttl)
         self._schema = Schema(self.names, indexes)
+        self._coming_or_going = asyncio.Lock()
         self._checked_id = checked_uuid if field_for_task_id == "Uuid" else checked_task_id
         self._rows = RowEncoder(self.serializer)
         self._connections = Connections(
@@ -119,25 +121,29 @@ class ResultStore(Searchable):
             psycopg.OperationalError: the server refuses the connection.
             SchemaError: the tables are not what this release needs, or not ours.
         """
-        if self._connections.is_open:
-            return
-        await self._connections.open()
-        self._connect_batchers()
-        try:
-            if self._migrate == "auto":
-                await self.migrate()
-            elif self._migrate == "verify":
-                await self.verify()
-        except BaseException:  # cancelled or failed, the pool must not stay open
-            await self._connections.close()
-            raise
+        async with self._coming_or_going:
+            if self._connections.is_open:
+                return
+            await self._connections.open()
+            self._connect_batchers()
+            try:
+                if self._migrate == "auto":
+                    await self.migrate()
+                elif self._migrate == "verify":
+                    await self.verify()
+            except BaseException:  # cancelled or failed, the pool must not stay open
+                await self._connections.close()
+                raise
 
     async def shutdown(self) -> None:
         """Write all that was accepted and close the pool, unless it was lent."""
-        await self._writer.close()
-        await self._reader.close()
-        await self._listener.close()
-        await self._connections.close()
+        async with self._coming_or_going:
+            try:
+                await self._writer.close()
+                await self._reader.close()
+            finally:  # cancelled, it must not stay half open
+                await self._listener.close()
+                await self._connections.close()
 
     async def migrate(self) -> None:
         """Apply the migrations that are missing."""
@@ -177,7 +183,7 @@ class ResultStore(Searchable):
 
     async def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
         """Return the records of those tasks that have one, by the ids as they were given."""
-        given = {task_id: self._checked_id(task_id) for task_id in _several(task_ids)}
+        given = {task_id: self._checked_id(task_id) for task_id in listed(task_ids)}
         records = await self._reader.records(list(set(given.values())))
         return {
             task_id: records[checked] for task_id, checked in given.items() if checked in records
@@ -193,10 +199,12 @@ class ResultStore(Searchable):
             WriteTimeoutError: the server stayed away.
         """
         checked = self._checked_id(task_id)
+        row = self._rows.result(checked, outcome)
         try:
-            await self._writer.results.submit(self._rows.result(checked, outcome))
+            check_size(row)
+            await self._writer.results.submit(row)
         except ROW_ERRORS as error:
-            await self._writer.results.submit(self._rows.refusal(checked, outcome, error))
+            await self._store_less(checked, outcome, error)
 
     async def record_state(
         self,
@@ -238,7 +246,10 @@ class ResultStore(Searchable):
             ResultEncodeError: the meta cannot be stored.
         """
         row = self._rows.progress(self._checked_id(task_id), progress)
-        await self._writer.progress.submit(row)
+        try:
+            await self._writer.progress.submit(row)
+        except ROW_ERRORS as error:
+            raise refused_progress(task_id, progress, error) from error
 
     async def get_progress(self, task_id: str) -> Progress | None:
         """Return what a task last said of its progress."""
@@ -271,7 +282,7 @@ class ResultStore(Searchable):
         Raises:
             WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
         """
-        ids = _several(task_ids)
+        ids = listed(task_ids)
         async for _ in self._waiter.ended([self._checked_id(id_) for id_ in ids], timeout):
             pass
         return await self.get_many(ids)
@@ -284,7 +295,7 @@ class ResultStore(Searchable):
         Raises:
             WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
         """
-        ids = [self._checked_id(task_id) for task_id in _several(task_ids)]
+        ids = [self._checked_id(task_id) for task_id in listed(task_ids)]
         async for record in self._waiter.records(ids, timeout):
             yield record
 
@@ -292,6 +303,17 @@ class ResultStore(Searchable):
         """Yield what a task says of its progress as it says it, until it has ended."""
         async for progress in self._waiter.progress(self._checked_id(task_id)):
             yield progress
+
+    async def _store_less(self, task_id: str, outcome: Outcome, reason: Exception) -> None:
+        """Store what the server takes of a result that it has refused."""
+        submit = self._writer.lesser_results.submit
+        row = self._rows.without_call(task_id, outcome, reason)
+        if row is not None:
+            with suppress(*ROW_ERRORS):
+                check_size(row)
+                await submit(row)
+                return
+        await submit(self._rows.refusal(task_id, outcome, reason))
 
     def _connect_batchers(self) -> None:
         self._writer = Writer(
@@ -306,26 +328,3 @@ class ResultStore(Searchable):
         self._listener = Listener(self._connections, self.names, enabled=self._notify)
         self._waiter = Waiter(self._reader, self._listener)
         self._connect_queries(self._connections, self.names, self.serializer, self._reader)
-
-
-def _several(task_ids: Iterable[str]) -> list[str]:
-    if isinstance(task_ids, str | bytes):
-        raise InvalidTaskIdError(f"task_ids={task_ids!r} is one id: give a list, [{task_ids!r}].")
-    return list(task_ids)
-
-
-def _as_timedelta(ttl: float | timedelta | None) -> timedelta | None:
-    if ttl is None:
-        return None
-    try:
-        duration = ttl if isinstance(ttl, timedelta) else timedelta(seconds=ttl)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigurationError(f"result_ttl={ttl!r}: give seconds or a timedelta.") from error
-    if duration <= timedelta(0):
-        raise ConfigurationError(f"result_ttl={ttl!r} is not positive: results would be lost.")
-    if duration > _LONGEST_TTL:
-        raise ConfigurationError(
-            f"result_ttl={ttl!r} is more than {_LONGEST_TTL.days // 365:,} years: give None to "
-            "keep results for ever."
-        )
-    return duration

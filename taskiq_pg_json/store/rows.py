@@ -92,19 +92,29 @@ class RowEncoder:
         log = outcome.log and _storable(outcome.log)
         return _row(task_id, status, encoded, info, log=log, execution_time=float(seconds))
 
+    def without_call(self, task_id: str, outcome: Outcome, reason: Exception) -> ResultRow | None:
+        """Return the row of a result without what is beside it, which is no reason to lose it.
+
+        None where nothing is.
+        """
+        if outcome.info is None and outcome.log is None and not outcome.labels:
+            return None
+        logger.warning("Task %s is stored without its call: %s", task_id, reason)
+        return self.result(task_id, _bare(outcome))
+
     def refusal(self, task_id: str, outcome: Outcome, reason: Exception) -> ResultRow:
         """Return the row that stands in for one that the server refused."""
         error = ResultEncodeError(
-            f"PostgreSQL refused the result of task {task_id}: {reason}. "
-            "Return something smaller or simpler.",
+            _ascii(
+                f"PostgreSQL refused the result of task {task_id}: {reason}. "
+                "Return something smaller or simpler."
+            ),
             task_id=task_id,
             path="return_value",
-            type_name=_type_name(outcome.return_value),
+            type_name=_ascii(_type_name(outcome.return_value)),
         )
         logger.warning("Task %s is stored as a failure: %s", task_id, error)
-        bare = _refused(outcome, error)
-        info = bare.info and replace(bare.info, args=(), kwargs={})
-        return self.result(task_id, replace(bare, labels={}, log=None, info=info))
+        return self.result(task_id, _refused(_bare(outcome), error))
 
     def state(
         self, task_id: str, status: Status, info: TaskInfo, error: BaseException | None
@@ -138,6 +148,16 @@ class RowEncoder:
             logger.warning("The %s of task %s are not stored: %s", column, task_id, error)
         rest = {name: value for name, value in columns.items() if name != column}
         return self._encode(task_id, rest)
+
+
+def refused_progress(task_id: str, progress: Progress, reason: Exception) -> ResultEncodeError:
+    """Return the error for a progress that the server refused."""
+    return ResultEncodeError(
+        f"PostgreSQL refused the progress of task {task_id}: {reason}",
+        task_id=task_id,
+        path="meta",
+        type_name=_type_name(progress.meta),
+    )
 
 
 def _row(
@@ -183,6 +203,18 @@ def _add_call(columns: dict[str, object], info: TaskInfo) -> None:
         columns["kwargs"] = info.kwargs
 
 
+def _bare(outcome: Outcome) -> Outcome:
+    """A result without its call; what is left beside it is ASCII, which every database can hold."""
+    info = outcome.info and replace(
+        outcome.info,
+        args=None,
+        kwargs=None,
+        task_name=_ascii(outcome.info.task_name),
+        worker=outcome.info.worker and _ascii(outcome.info.worker),
+    )
+    return replace(outcome, labels={}, log=None, info=info)
+
+
 def _refused(outcome: Outcome, error: ResultEncodeError) -> Outcome:
     return replace(outcome, return_value=None, error=error, is_err=True)
 
@@ -192,6 +224,10 @@ def _storable(text: str | None) -> str | None:
     if text is None or (text.isascii() and "\0" not in text):
         return text
     return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _cut(name: str | None) -> str | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from taskiq_pg_json.errors import InvalidTaskIdError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_TASK_ID_BYTES = 1000
 """With a name as long, what a B-tree of PostgreSQL holds: a third of a page."""
@@ -48,3 +52,14 @@ def checked_uuid(task_id: object) -> str:
             f"task_id={task_id!r} is not a UUID, which field_for_task_id='Uuid' asks for: use "
             "'VarChar' or 'Text' for other ids."
         ) from error
+
+
+def listed(task_ids: Iterable[str]) -> list[str]:
+    """Return several ids.
+
+    Raises:
+        InvalidTaskIdError: it is one, which would be taken letter by letter.
+    """
+    if isinstance(task_ids, str | bytes):
+        raise InvalidTaskIdError(f"task_ids={task_ids!r} is one id: give a list, [{task_ids!r}].")
+    return list(task_ids)

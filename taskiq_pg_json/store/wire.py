@@ -104,14 +104,19 @@ class Wire:
         self._prepared = _prepared.setdefault(connection, _Prepared())
         self._loop = asyncio.get_running_loop()
         self._listens = False
+        self._writes = False
         self._waiter: asyncio.Future[None] | None = None
 
     def release(self) -> None:
-        """Leave the connection to others, until the next statement."""
+        """Leave the connection to others, until the next statement.
+
+        Where libpq has closed its socket, another one may soon have the same number.
+        """
         if self._listens:
             self._listens = False
-            with suppress(OSError):  # of a lost connection, whose socket libpq has closed
+            with suppress(OSError):
                 self._loop.remove_reader(self._socket)
+        self._stop_writing()
 
     async def execute(
         self, statement: bytes, values: Mapping[str, object], *, prepare: bool = True
@@ -233,11 +238,17 @@ class Wire:
         """Return when the server may take more of what has not been sent."""
         waiter = self._waiter = self._loop.create_future()
         self._loop.add_writer(self._socket, _wake, waiter)
+        self._writes = True
         try:
             await waiter
         finally:
             self._waiter = None
-            with suppress(OSError):  # likewise
+            self._stop_writing()
+
+    def _stop_writing(self) -> None:
+        if self._writes:
+            self._writes = False
+            with suppress(OSError):
                 self._loop.remove_writer(self._socket)
 
     def _hear(self) -> None:

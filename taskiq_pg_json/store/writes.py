@@ -28,10 +28,23 @@ ROW_ERRORS = (
     psycopg.errors.StatementTooComplex,  # nested deeper than the server's stack
     psycopg.errors.OutOfMemory,
     psycopg.errors.InternalError_,  # "invalid memory alloc request size"
+    psycopg.errors.RaiseException,  # of a trigger
     UnicodeEncodeError,
 )
+_MAX_ROW_BYTES = 1_000_000_000
+"""PostgreSQL ends the connection over a message of more than 1 GiB."""
 
 _task_id = itemgetter(0)
+
+
+def check_size(row: ResultRow) -> None:
+    """Refuse a row that the server could not say no to.
+
+    Raises:
+        psycopg.errors.ProgramLimitExceeded: it is too large for a message.
+    """
+    if row.size > _MAX_ROW_BYTES:
+        raise psycopg.errors.ProgramLimitExceeded(f"its row has {row.size:,} bytes")
 
 
 class Writer:
@@ -62,6 +75,7 @@ class Writer:
         }
         self._shared: dict[str, object] = {"serializer": serializer_name, "ttl": ttl}
         self.results = self._batcher(self._flush_results, lanes=lanes)
+        self.lesser_results = self._batcher(self._flush_results, lanes=1)
         self.states = self._batcher(self._flush_states, lanes=lanes, last_wins=False)
         self.progress = self._batcher(self._flush_progress, lanes=lanes)
         self.deletions: MicroBatcher[str, bool] = MicroBatcher(
@@ -70,7 +84,14 @@ class Writer:
 
     async def close(self) -> None:
         """Flush all that was accepted."""
-        for batcher in (self.states, self.progress, self.results, self.deletions):
+        # What stands in for a refused result is submitted before close() returns to here.
+        for batcher in (
+            self.states,
+            self.progress,
+            self.results,
+            self.lesser_results,
+            self.deletions,
+        ):
             await batcher.close()
         for announcer in self._announcers.values():
             await announcer.close()

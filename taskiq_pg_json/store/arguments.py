@@ -1,0 +1,90 @@
+"""What the arguments of a store may be, and the defaults of its pool."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from psycopg_pool import AsyncConnectionPool
+
+from taskiq_pg_json.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PARAMETERS = frozenset(inspect.signature(AsyncConnectionPool).parameters) - {
+    "conninfo",
+    "open",
+}
+# The pool's own pauses between two attempts to connect grow to minutes.
+DEFAULTS = {"min_size": 1, "max_size": 10, "reconnect_timeout": 1.0}
+
+_LONGEST_TTL = timedelta(days=5_000 * 365)
+"""Python's calendar ends with the year 9999."""
+
+
+def check_pool(pool: object) -> None:
+    """Refuse what is no pool to lend.
+
+    Raises:
+        ConfigurationError: with what to lend instead.
+    """
+    if pool is not None and not isinstance(pool, AsyncConnectionPool):
+        raise ConfigurationError(
+            f"pool={pool!r} is a {type(pool).__name__}: lend a psycopg_pool.AsyncConnectionPool, "
+            "or give dsn= instead."
+        )
+
+
+def check_pool_arguments(given: Mapping[str, object], *, lent: bool) -> None:
+    """Refuse arguments that are none of the pool's, or that come with one that is lent.
+
+    Raises:
+        ConfigurationError: it names them.
+    """
+    if lent and given:
+        raise ConfigurationError(
+            f"{', '.join(sorted(given))}: a pool was lent, so that it cannot be configured "
+            "here; give these to the pool itself."
+        )
+    unknown = sorted(set(given) - _PARAMETERS)
+    if unknown:
+        raise ConfigurationError(
+            f"{', '.join(unknown)}: no parameter of the backend, nor of "
+            "psycopg_pool.AsyncConnectionPool; connection parameters go into kwargs={…}."
+        )
+
+
+def checked_seconds(parameter: str, value: object) -> float:
+    """Return a number of seconds.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigurationError(f"{parameter}={value!r} is no number of seconds.")
+    return float(value)
+
+
+def checked_ttl(ttl: float | timedelta | None) -> timedelta | None:
+    """Return how long results are kept.
+
+    Raises:
+        ConfigurationError: it is no time that they could be.
+    """
+    if ttl is None:
+        return None
+    try:
+        duration = ttl if isinstance(ttl, timedelta) else timedelta(seconds=ttl)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigurationError(f"result_ttl={ttl!r}: give seconds or a timedelta.") from error
+    if duration <= timedelta(0):
+        raise ConfigurationError(f"result_ttl={ttl!r} is not positive: results would be lost.")
+    if duration > _LONGEST_TTL:
+        raise ConfigurationError(
+            f"result_ttl={ttl!r} is more than {_LONGEST_TTL.days // 365:,} years: give None to "
+            "keep results for ever."
+        )
+    return duration

@@ -1,0 +1,101 @@
+"""Tries again what a server that was lost, or busy, has kept from being done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout
+
+from taskiq_pg_json.errors import NotStartedError, WriteTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+
+logger = logging.getLogger("taskiq_pg_json")
+
+ResultT = TypeVar("ResultT")
+
+LIMITS = ("57014",)  # query_canceled, after statement_timeout
+_FIRST_PAUSE = 0.05  # seconds; doubles up to the longest
+_LONGEST_PAUSE = 2.0
+_TRANSIENT_STATES = frozenset(
+    {
+        "57P01",  # admin_shutdown
+        "57P02",  # crash_shutdown
+        "57P03",  # cannot_connect_now
+        "57P05",  # idle_session_timeout
+        "25P04",  # transaction_timeout
+        "40001",  # serialization_failure
+        "40P01",  # deadlock_detected
+        "53300",  # too_many_connections
+        "55P03",  # lock_not_available, after lock_timeout
+    }
+)
+# What a server says that will soon be there, or have room; libpq gives no code with it.
+_NOT_NOW = (
+    "starting up",
+    "shutting down",
+    "recovery mode",
+    "not yet accepting connections",
+    "too many clients",
+    "too many connections",
+    "remaining connection slots",
+)
+
+
+async def retry(
+    attempt: Callable[[], Awaitable[ResultT]],
+    *,
+    seconds: float,
+    recover: Callable[[], Awaitable[None]],
+    also: Collection[str] = (),
+) -> ResultT:
+    """Do something until it succeeds, with growing pauses.
+
+    Args:
+        attempt: what to do; it may be done twice.
+        seconds: after which to give up.
+        recover: what to do before the next attempt.
+        also: further SQLSTATEs after which to try again.
+
+    Raises:
+        NotStartedError: the pool has been closed.
+        WriteTimeoutError: it has not succeeded in time.
+        psycopg.Error: one that would only come again.
+    """
+    deadline = time.monotonic() + seconds
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return await attempt()
+        except PoolClosed as error:
+            raise NotStartedError("The pool that was lent has been closed.") from error
+        except psycopg.Error as error:
+            if not is_transient(error) and error.sqlstate not in also:
+                raise
+            if time.monotonic() + pause > deadline:
+                raise WriteTimeoutError(
+                    f"PostgreSQL could not be reached for {seconds:g} s, or did not do it: {error}"
+                ) from error
+            logger.warning("PostgreSQL is away, trying again in %.2g s: %s", pause, error)
+        await recover()
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def is_transient(error: psycopg.Error) -> bool:
+    """Whether the same may succeed on another connection, or a little later."""
+    if isinstance(error, PoolTimeout | psycopg.InterfaceError):
+        return True
+    state = error.sqlstate
+    if state is not None:
+        return state.startswith("08") or state in _TRANSIENT_STATES
+    if not isinstance(error, psycopg.OperationalError):
+        return False
+    # A lost or refused connection, or the server's own refusal.
+    message = str(error)
+    return "FATAL" not in message or any(phrase in message for phrase in _NOT_NOW)

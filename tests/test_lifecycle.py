@@ -1,0 +1,93 @@
+"""Starting and shutting down, at once, again and in each other's way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from road import eventually
+
+from taskiq_pg_json import NotStartedError, Outcome, ResultStore
+
+
+@pytest.fixture
+def named(dsn, table_name):
+    """A store whose connections bear the table's name, not started."""
+    return ResultStore(make_conninfo(dsn, application_name=table_name), table_name=table_name)
+
+
+@pytest.fixture
+def connected(admin, table_name):
+    """How many connections the store has."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+    return lambda: admin.execute(query, [table_name]).fetchone()[0]
+
+
+@pytest.fixture
+async def locked(connect, table_name):
+    """A connection that has locked the table, once it is asked to."""
+    holder = await connect(autocommit=False)
+
+    async def lock():
+        await holder.execute(sql.SQL("LOCK TABLE {}").format(sql.Identifier(table_name)))
+        return holder
+
+    return lock
+
+
+async def test_starts_at_once_are_one(named, connected):
+    await asyncio.gather(*(named.startup() for _ in range(5)))
+    await named.set_result("id", Outcome(1))
+    await named.shutdown()
+    await eventually(lambda: connected() == 0)
+
+
+async def test_what_is_under_way_across_a_restart_gives_its_connection_back(
+    named, connected, locked
+):
+    await named.startup()
+    holder = await locked()
+    reading = [asyncio.create_task(named.get("id")), asyncio.create_task(named.search())]
+    await asyncio.sleep(0.2)
+    await named.shutdown()
+    starting = asyncio.create_task(named.startup())
+    await asyncio.sleep(0.2)
+    await holder.rollback()
+    await starting
+    ended = await asyncio.gather(*reading, return_exceptions=True)
+    assert not [end for end in ended if isinstance(end, KeyError)]
+    await named.set_result("id", Outcome(1))
+    await named.shutdown()
+    await eventually(lambda: connected() == 0)
+
+
+async def test_a_shutdown_that_is_given_up_leaves_a_store_that_can_be_started(named, locked):
+    await named.startup()
+    holder = await locked()
+    writing = asyncio.create_task(named.set_result("id", Outcome(1)))
+    await asyncio.sleep(0.1)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(named.shutdown(), 0.2)
+    await holder.rollback()
+    with pytest.raises(NotStartedError):
+        await named.set_result("late", Outcome(1))
+    await asyncio.gather(writing, return_exceptions=True)
+    await named.startup()
+    await named.set_result("again", Outcome(1))
+    assert await named.is_ready("again")
+    await named.shutdown()
+
+
+async def test_a_shutdown_ends_where_every_task_was_cancelled(named, connected):
+    await named.startup()
+    others = asyncio.all_tasks()
+    writing = [asyncio.create_task(named.set_result(str(n), Outcome("x" * n))) for n in range(20)]
+    waiting = asyncio.create_task(named.wait(["never"]))
+    await asyncio.sleep(0.01)
+    for task in asyncio.all_tasks() - others:
+        task.cancel()
+    await asyncio.gather(*writing, waiting, return_exceptions=True)
+    await asyncio.wait_for(named.shutdown(), 10)
+    await eventually(lambda: connected() == 0)
