@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from road import EVERY_METHOD, eventually, finished, stored
 
-from taskiq_pg_json import Outcome, ResultStore, WriteTimeoutError
+from taskiq_pg_json import Outcome, ResultStore, WaitTimeoutError, WriteTimeoutError
 from taskiq_pg_json.embedded import EmbeddedPostgres
 
 
@@ -151,7 +151,7 @@ class TestLostServers:
             await asyncio.sleep(0.3)
             assert await stored(backend, number) == number
 
-    async def test_a_standby_is_waited_for_until_it_is_promoted(self, tmp_path):
+    async def test_a_standby_is_waited_for_until_it_is_promoted(self, tmp_path, caplog):
         with EmbeddedPostgres(tmp_path / "server") as server:
             async with ResultStore(server.dsn):
                 pass
@@ -159,8 +159,10 @@ class TestLostServers:
         with EmbeddedPostgres(tmp_path / "server") as server:
             async with ResultStore(server.dsn) as store:
                 writing = asyncio.create_task(store.set_result("id", Outcome("kept")))
-                await asyncio.sleep(0.5)
+                with pytest.raises(WaitTimeoutError):
+                    await store.wait(["id"], timeout=0.5)
                 assert not writing.done()
+                assert "polled for" in caplog.text
                 with psycopg.connect(server.dsn, autocommit=True) as admin:
                     admin.execute("SELECT pg_promote()")
                 await writing
@@ -236,7 +238,7 @@ class TestLostServers:
             assert not starting.done()
             with pytest.raises(WriteTimeoutError, match="shutting down"):
                 await starting
-            holder.close()
+        holder.close()
 
     async def test_a_server_that_is_not_there_yet_is_waited_for(self, start, dsn, nobody):
         where = [nobody]

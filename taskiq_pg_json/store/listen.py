@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import orjson
+import psycopg
 
 from taskiq_pg_json.schema import PlainCursor, queries
 from taskiq_pg_json.store.announce import EVERYTHING
@@ -16,7 +17,6 @@ from taskiq_pg_json.store.announce import EVERYTHING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import psycopg
     from typing_extensions import Self
 
     from taskiq_pg_json.schema import Names
@@ -159,6 +159,9 @@ class Listener:
                 async with connection:
                     if not await self._listen_on(connection):
                         return
+            except psycopg.errors.ReadOnlySqlTransaction:
+                logger.warning("A standby sends no notifications: results are polled for.")
+                return
             except Exception as error:  # noqa: BLE001 - of the server, or of the dsn's callable
                 logger.warning("The listening connection was lost, opening it again: %s", error)
             self._hearing.clear()

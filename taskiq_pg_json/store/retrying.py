@@ -19,7 +19,14 @@ logger = logging.getLogger("taskiq_pg_json")
 
 ResultT = TypeVar("ResultT")
 
-LIMITS = ("57014",)  # query_canceled, after statement_timeout
+LIMITS = frozenset(
+    {
+        "55P03",  # lock_not_available, after lock_timeout
+        "57014",  # query_canceled, after statement_timeout
+    }
+)
+"""The SQLSTATEs of a statement that took longer than its session allows."""
+
 _FIRST_PAUSE = 0.05  # seconds; doubles up to the longest
 _LONGEST_PAUSE = 2.0
 _TRANSIENT_STATES = frozenset(
@@ -32,7 +39,6 @@ _TRANSIENT_STATES = frozenset(
         "40001",  # serialization_failure
         "40P01",  # deadlock_detected
         "53300",  # too_many_connections
-        "55P03",  # lock_not_available, after lock_timeout
     }
 )
 # What a server says that will soon be there, or have room; libpq gives no code with it.
