@@ -284,6 +284,18 @@ async def test_a_row_that_replication_brings_marks_its_hour_too(store, dsn, admi
     assert (marks(admin, table_name), await total(store)) == (1, 2)
 
 
+async def test_hours_are_told_apart_however_few_digits_a_session_shows(
+    store, dsn, admin, table_name
+):
+    for hour in range(2):
+        write(admin, table_name, id=f"{hour}", ended=MIDNIGHT + hour * HOUR)
+    await store.refresh_rollup()
+    with psycopg.connect(dsn, options="-c extra_float_digits=-15") as connection:
+        for hour in range(2):
+            write(connection, table_name, id=f"late {hour}", ended=MIDNIGHT + hour * HOUR)
+    assert (marks(admin, table_name), await total(store)) == (2, 4)
+
+
 async def test_rows_that_expire_are_not_counted_any_more(store, admin, table_name):
     write(admin, table_name, ttl=timedelta(seconds=0.5))
     write(admin, table_name, id="2")
