@@ -164,7 +164,8 @@ class Connections:
                 try:
                     return await wire.execute(statement, values, prepare=prepare)
                 except ReadOnlySqlTransaction as error:
-                    raise _unless_standby(connection, error) from error
+                    _leave_standby(connection, error)
+                    raise
                 finally:
                     wire.release()
         # The hot path: no context managers, whose cost would show beside a small statement's.
@@ -172,7 +173,8 @@ class Connections:
         try:
             return await wire.execute(statement, values, prepare=prepare)
         except ReadOnlySqlTransaction as error:
-            raise _unless_standby(wire.connection, error) from error
+            _leave_standby(wire.connection, error)
+            raise
         finally:
             await kept.give_back(wire)
 
@@ -276,9 +278,12 @@ async def _autocommit(connection: Connection) -> AsyncIterator[None]:
             await connection.set_autocommit(False)
 
 
-def _unless_standby(connection: Connection, error: ReadOnlySqlTransaction) -> psycopg.Error:
-    """Return what a refusal to write means: a standby's may be another server's next time."""
-    if connection.info.parameter_status("in_hot_standby") != "on":
-        return error
-    connection.pgconn.finish()
-    return psycopg.OperationalError(f"the server is a standby: {error}")
+def _leave_standby(connection: Connection, error: ReadOnlySqlTransaction) -> None:
+    """Close a connection to a standby, in whose place there may be another server next time.
+
+    Raises:
+        psycopg.OperationalError: it was one, as if the connection had been lost.
+    """
+    if connection.info.parameter_status("in_hot_standby") == "on":
+        connection.pgconn.finish()
+        raise psycopg.OperationalError(f"the server is a standby: {error}") from error
