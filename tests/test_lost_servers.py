@@ -189,6 +189,13 @@ class TestLostServers:
         with pytest.raises(WriteTimeoutError):
             await asyncio.wait_for(call(backend), 5)
 
+    async def test_a_wait_ends_in_time_while_the_server_is_away(self, moving, nobody, cut):
+        backend, where = await moving(write_timeout=30)
+        where[0] = nobody
+        assert cut() >= 1
+        with pytest.raises(WaitTimeoutError):
+            await asyncio.wait_for(backend.store.wait(["id", "other"], timeout=0.3), 5)
+
     async def test_a_server_that_comes_back_in_time_goes_unnoticed(self, moving, nobody, cut):
         backend, where = await moving(write_timeout=30)
         there, where[0] = where[0], nobody

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from taskiq_pg_json.records import Progress, TaskRecord
     from taskiq_pg_json.store.listen import Listener
     from taskiq_pg_json.store.reads import Reader
+
+_LOOK = 1.0
+"""Seconds that one look at the server may take, however short the wait."""
 
 
 class Waiter:
@@ -37,7 +41,7 @@ class Waiter:
             look_again = True
             while pending:
                 if look_again:
-                    ended |= await self._ended_among(list(pending))
+                    ended |= await self._look(list(pending), deadline)
                 if group := [task_id for task_id in pending if task_id in ended]:
                     for task_id in group:
                         del pending[task_id]
@@ -48,6 +52,16 @@ class Waiter:
                 if left is not None and left <= 0:
                     raise WaitTimeoutError(tuple(pending), timeout or 0.0)
                 ended, look_again = await subscription.changes(left)
+
+    async def _look(self, task_ids: list[str], deadline: float | None) -> set[str]:
+        """Return those that have ended; none where the server does not answer in time."""
+        look = self._ended_among(task_ids)
+        if deadline is None:
+            return await look
+        try:
+            return await asyncio.wait_for(look, max(_LOOK, deadline - time.monotonic()))
+        except asyncio.TimeoutError:
+            return set()
 
     async def _ended_among(self, task_ids: list[str]) -> set[str]:
         """Many ids are a statement of their own; those who wait for one share theirs."""
