@@ -151,6 +151,9 @@ class CarefulEncoder(Encoder):
             type_name=name,
         )
 
+    def accept_failure(self) -> None:
+        """Nothing: this was with care."""
+
     def prepare_to_warn(self) -> None:
         """Nothing: the path is known."""
 

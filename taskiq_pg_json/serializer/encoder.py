@@ -88,6 +88,10 @@ class Encoder:
         """The error for a value that cannot be stored."""
         return OptimismFailedError()
 
+    def accept_failure(self) -> None:
+        """Make sure that what failed inside an exception fails with care too."""
+        raise OptimismFailedError
+
     def prepare_to_warn(self) -> None:
         """Make sure that the path of a value to warn of is known."""
         raise OptimismFailedError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from taskiq_pg_json.serializer import exceptions
+from taskiq_pg_json.serializer.encoder import OptimismFailedError
 
 if TYPE_CHECKING:
     from taskiq_pg_json.serializer.decoder import Decoder
@@ -29,7 +30,10 @@ def encode_exception(encoder: Encoder, value: BaseException) -> Encoded:
         leaves, room = len(encoder.leaves), encoder.room
         try:
             return encoder.encode_at(child, path)
+        except OptimismFailedError:
+            raise
         except Exception:
+            encoder.accept_failure()
             # the exception codec writes the child's repr instead
             del encoder.leaves[leaves:]
             encoder.room = room

@@ -529,6 +529,22 @@ def test_an_exception_in_a_value_comes_back(serializer, jsonb_roundtrip):
     assert same_error(back[1], value[1])
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {("\ud800",): None},
+        {("a\0",): "\ud800", 1: [{(2, "\udfff"): 3}]},
+        [{("\ud800", number): number} for number in range(20)],
+        {"nested": {frozenset({"\ud800"}): {("\ud800",): 1}}},
+    ],
+)
+@pytest.mark.parametrize("column", ["return_value", "error"])
+def test_text_that_needs_care_in_the_keys_of_an_argument_comes_back(value, column, jsonb_roundtrip):
+    serializer = JsonSerializer()
+    row = jsonb_roundtrip(serializer.encode({column: ValueError(value)}, task_id="t"))
+    assert serializer.decode(row, task_id="t")[column].args == (value,)
+
+
 def test_an_exception_among_its_own_arguments_is_stored(comes_back):
     exc = ValueError("self")
     exc.args = ("self", exc)
