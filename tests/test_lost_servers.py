@@ -243,6 +243,8 @@ class TestLostServers:
             starting = asyncio.create_task(ResultStore(server.dsn, write_timeout=1).startup())
             await asyncio.sleep(0.4)
             assert not starting.done()
+            # Where its words are in another language, only a ping tells.
+            assert await ResultStore(server.dsn)._connections._is_coming()
             with pytest.raises(WriteTimeoutError, match="shutting down"):
                 await starting
         holder.close()

@@ -23,7 +23,7 @@ from taskiq_pg_json.store.arguments import (
 )
 from taskiq_pg_json.store.dsn import called, check_dsn, conninfo_of
 from taskiq_pg_json.store.kept import KeptConnections
-from taskiq_pg_json.store.retrying import LIMITS, retry
+from taskiq_pg_json.store.retrying import LIMITS, is_transient, retry
 from taskiq_pg_json.store.wire import Wire
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Connection = AsyncConnection[Any]
 ResultT = TypeVar("ResultT")
 
-_ENCODING = {"client_encoding": "UTF8"}
+_ENCODING = {"client_encoding": "UTF8"}  # JSON's, in which all that a row holds is sent
 _LONGEST_WAIT = 2.0  # seconds that one attempt waits for a connection of the store's own pool
 
 
@@ -90,8 +90,8 @@ class Connections:
             WriteTimeoutError: it could not be reached for ``retry_for`` seconds.
         """
         if not self._lent:
-            await self._retry(self._probe)
             self._pool = self._made_pool()
+            await self._retry(self._probe)
             self._kept = KeptConnections(self._pool)
         if self._pool is not None and self._pool.closed:
             await self._pool.open()
@@ -180,16 +180,13 @@ class Connections:
 
     async def connect(self) -> Connection:
         """Open a connection of its own, outside the pool, in autocommit mode."""
-        connection_class, kwargs = self._pool_kwargs.get("connection_class"), self._connect_kwargs()
-        if self._lent and self._pool is not None:
-            connection_class, kwargs = self._pool.connection_class, self._pool.kwargs or {}
-            conninfo = self._pool.conninfo
-            resolved = await called(conninfo) if callable(conninfo) else conninfo
-        else:
-            resolved = await self._conninfo()
+        pool = self._pool or self._made_pool()
+        conninfo, kwargs = pool.conninfo, pool.kwargs or {}
+        resolved = await called(conninfo) if callable(conninfo) else conninfo
         given = await _awaited(kwargs()) if callable(kwargs) else kwargs
-        connect = (connection_class or AsyncConnection).connect
-        connection: Connection = await connect(resolved, **{**given, "autocommit": True})
+        connection: Connection = await pool.connection_class.connect(
+            resolved, **{**given, "autocommit": True}
+        )
         return connection
 
     async def _retry(
@@ -219,11 +216,15 @@ class Connections:
         try:
             connection = await self.connect()
         except psycopg.OperationalError as error:
-            conninfo = (await self._conninfo()).encode()
-            if await asyncio.to_thread(PGconn.ping, conninfo) is not Ping.REJECT:
+            if is_transient(error) or not await self._is_coming():
                 raise
             raise CannotConnectNow(str(error)) from error
         await connection.close()
+
+    async def _is_coming(self) -> bool:
+        """Whether a server is there that takes no connections yet, or no more."""
+        conninfo = (await self._conninfo()).encode()
+        return Ping(await asyncio.to_thread(PGconn.ping, conninfo)) is Ping.REJECT
 
     async def _conninfo(self) -> str:
         return await conninfo_of(self._dsn)

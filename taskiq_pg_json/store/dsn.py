@@ -19,7 +19,6 @@ Dsn = str | Callable[[], Any] | None
 
 _SQLALCHEMY_DRIVER = re.compile(r"^(postgres(?:ql)?)\+[^:]+(://)")
 _UNKNOWN_OPTION = re.compile(r'invalid (URI query parameter:|connection option) "\w*"')
-_ENCODING = {"client_encoding": "UTF8"}  # JSON's, in which all that a row holds is sent
 # Without these a connection whose other end is gone without a word is waited for for hours.
 _PATIENCE = {
     "connect_timeout": 10,  # seconds
@@ -55,7 +54,7 @@ async def conninfo_of(dsn: Dsn) -> str:
     given = _parsed((await called(dsn) if callable(dsn) else dsn) or "")
     if _CONNECT_TIMEOUT_VARIABLE in os.environ:
         given.setdefault("connect_timeout", os.environ[_CONNECT_TIMEOUT_VARIABLE])
-    return make_conninfo(**_PATIENCE | given | _ENCODING)
+    return make_conninfo(**_PATIENCE | given)
 
 
 async def called(dsn: Callable[[], Any]) -> str:
