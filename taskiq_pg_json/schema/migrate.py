@@ -104,8 +104,7 @@ class Schema:
             raise SchemaError(
                 f"This role may not {'upgrade' if found else 'make'} the table {self._names}: "
                 f"{error.diag.message_primary}. As one that may, run the SQL that "
-                f"{_script_call(found)} returns, and grant this one SELECT, INSERT, UPDATE and "
-                "DELETE."
+                f"{_script_call(found)} returns, and let this one read and write the tables."
             ) from error
 
     async def verify(self, connection: AsyncConnection[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from psycopg_pool import AsyncConnectionPool
 
@@ -63,9 +63,14 @@ def checked_seconds(parameter: str, value: object) -> float:
     Raises:
         ConfigurationError: it is none.
     """
-    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if not is_seconds(value):
         raise ConfigurationError(f"{parameter}={value!r} is no number of seconds.")
     return float(value)
+
+
+def is_seconds(value: object) -> TypeGuard[float]:
+    """Whether it is a time that may be waited for."""
+    return isinstance(value, int | float) and 0 <= value < math.inf
 
 
 def checked_ttl(ttl: float | timedelta | None) -> timedelta | None:

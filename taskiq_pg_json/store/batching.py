@@ -169,7 +169,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._turns.append(turn)
         try:
             await turn
-        except BaseException:
+        except BaseException:  # cancelled, perhaps when its turn had come: it is another's then
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._admitted -= 1
                 self._admit()

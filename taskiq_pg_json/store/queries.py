@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from psycopg.rows import tuple_row
 
 from taskiq_pg_json.errors import FilterError, SearchTimeoutError
 from taskiq_pg_json.schema import PlainCursor, queries
+from taskiq_pg_json.store.arguments import is_seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping
@@ -34,9 +34,7 @@ def check_timeout(timeout: object) -> None:
     Raises:
         FilterError: it is neither.
     """
-    if timeout is not None and (
-        not isinstance(timeout, int | float) or not 0 <= timeout < math.inf
-    ):
+    if timeout is not None and not is_seconds(timeout):
         raise FilterError(f"timeout={timeout!r}: give seconds, or None for no limit.")
 
 

@@ -78,7 +78,6 @@ def _query(statement: bytes) -> _Query:
     return _Query(text, tuple(map(bytes.decode, formats)), tuple(formats.values()))
 
 
-@lru_cache
 def _name(text: bytes, types: tuple[int, ...]) -> bytes:
     """The name of a prepared statement.
 
