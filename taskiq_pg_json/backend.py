@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import BaseModel
 from taskiq import AsyncResultBackend, TaskiqResult
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 from taskiq.exceptions import ResultGetError
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 _ReturnType = TypeVar("_ReturnType")
 
 _RESULT_FIELDS = {"is_err", "log", "return_value", "execution_time", "labels", "error"}
-_set = object.__setattr__
+_SLOTS = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+_set_dict, _set_fields_set, _set_extra, _set_private = (
+    vars(BaseModel)[slot].__set__ for slot in _SLOTS
+)
 _TASK_STATES = {state.value: state for state in TaskState}
 
 
@@ -173,10 +177,10 @@ def _result(outcome: Outcome, log: str | None) -> TaskiqResult[Any]:
         "labels": outcome.labels,
         "error": outcome.error,
     }
-    _set(result, "__dict__", fields)
-    _set(result, "__pydantic_fields_set__", _RESULT_FIELDS.copy())
-    _set(result, "__pydantic_extra__", None)
-    _set(result, "__pydantic_private__", None)
+    _set_dict(result, fields)
+    _set_fields_set(result, _RESULT_FIELDS.copy())
+    _set_extra(result, None)
+    _set_private(result, None)
     return result
 
 

@@ -39,8 +39,8 @@ class EncodedRow(NamedTuple):
     @property
     def size(self) -> int:
         """What the row takes, in bytes."""
-        beside = len(self.types or b"") + len(self.pickled or b"")
-        return sum(map(len, self.columns.values())) + beside
+        columns, types, pickled = self
+        return sum(map(len, columns.values())) + len(types or b"") + len(pickled or b"")
 
 
 @runtime_checkable

@@ -38,7 +38,10 @@ class _Batch(Generic[ItemT, ResultT]):
     def settle(self, results: Sequence[ResultT | Exception]) -> None:
         """Answer everybody."""
         for (_, future), result in zip(self.entries.values(), results, strict=True):
-            _resolve(future, result)
+            if isinstance(result, Exception):
+                _resolve(future, result)
+            elif not future.done():
+                future.set_result(result)
         if self.superseded:
             by_key = dict(zip(self.entries, results, strict=True))
             for key, future in self.superseded:
@@ -157,7 +160,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         return await self._enqueue(item)
 
     def _enqueue(self, item: ItemT) -> asyncio.Future[ResultT]:
-        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[ResultT] = asyncio.Future()  # of the running loop, in one call
         self._waiting.append((item, future))
         if self._active < self._lanes:
             self._start_lane()
