@@ -106,7 +106,7 @@ def _inner(annotation: Any) -> object | None:  # noqa: ANN401 - any annotation
         return members[0] if len(members) == 1 else None
     if isinstance(annotation, NewType):
         return annotation.__supertype__
-    if not isinstance(annotation, type):
+    if origin is not None or not isinstance(annotation, type):  # list[int] is both on Python 3.10
         return getattr(annotation, "__value__", None)  # of an alias, as ``type`` makes it
     return annotation.model_fields["root"].annotation if issubclass(annotation, RootModel) else None
 
