@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import samples
 from hypothesis import strategies as st
+from pydantic_core import TzInfo
 from sameness import same
 
 __all__ = ["same", "values", "values_and_exceptions"]
@@ -46,7 +47,8 @@ offsets = st.timedeltas(dt.timedelta(hours=-23), dt.timedelta(hours=23)).map(
     st.sampled_from([dt.timedelta(hours=1), dt.timedelta(0)]),
     st.sampled_from(["CET", "odd name;:", "=x"]),
 )
-zones = st.none() | st.just(dt.timezone.utc) | offsets | st.sampled_from(ZONES)
+pydantic_offsets = st.integers(-86_399, 86_399).map(TzInfo)
+zones = st.none() | st.just(dt.timezone.utc) | offsets | pydantic_offsets | st.sampled_from(ZONES)
 folds = st.integers(0, 1)
 datetimes = st.builds(
     lambda value, zone, fold: value.replace(tzinfo=zone, fold=fold),

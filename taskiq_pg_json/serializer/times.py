@@ -2,7 +2,7 @@
 
 ``datetime`` and ``time`` have a naive value or a plain UTC offset, which the text holds.
 ``datetime:Europe/Berlin`` is in that ZoneInfo, ``datetime:=CET`` in a fixed offset of that name,
-and ``:fold`` at the end is ``fold=1``.
+``datetime:~pydantic`` in one that pydantic has made, and ``:fold`` at the end is ``fold=1``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic_core import TzInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +28,7 @@ _Clock = TypeVar("_Clock", datetime, time)
 
 _UTC = timezone.utc
 _SIMPLE_ZONES = {id(None), id(_UTC)}
+_PYDANTIC = "~pydantic"
 _ZONE_NAME = re.compile(r"[\w+./-]+", re.ASCII)
 _DURATION = re.compile(
     r"P(?:(-?\d{1,9})D)?(?:T(?:(-?\d{1,2})H)?(?:(-?\d{1,2})M)?(?:(-?)(\d{1,2})(?:\.(\d{6}))?S)?)?",
@@ -78,14 +81,18 @@ def zone_name(zone: tzinfo | None) -> str | None:
         key = zone.key
         return key if key is not None and key in _known_zones() else None
     if type(zone) is timezone:
-        if abs(zone.utcoffset(None)) < timedelta(seconds=1):
-            # fromisoformat() takes such an offset for UTC
-            return None
-        name = _fixed_name(zone)
-        if name is None:
-            return ""
-        return f"={name}" if _ZONE_NAME.fullmatch(name) else None
-    return None
+        return _fixed_zone_name(zone)
+    return _PYDANTIC if type(zone) is TzInfo else None
+
+
+def _fixed_zone_name(zone: timezone) -> str | None:
+    if abs(zone.utcoffset(None)) < timedelta(seconds=1):
+        # fromisoformat() takes such an offset for UTC
+        return None
+    name = _fixed_name(zone)
+    if name is None:
+        return ""
+    return f"={name}" if _ZONE_NAME.fullmatch(name) else None
 
 
 def _fixed_name(zone: timezone) -> str | None:
@@ -127,10 +134,12 @@ def decode_zone(name: str, fixed: tzinfo | None) -> tzinfo | None:
     """
     if not name:
         return fixed
-    if name.startswith("="):
+    if name == _PYDANTIC or name.startswith("="):
         offset = fixed.utcoffset(None) if fixed is not None else None
         if offset is None:
             raise ValueError(f"a zone named {name[1:]!r} without an offset")
+        if name == _PYDANTIC:
+            return TzInfo(offset.total_seconds())
         return timezone(offset, name[1:])
     if name not in _known_zones():
         raise LookupError(f"there is no time zone {name!r} here (pip install tzdata?)")

@@ -875,7 +875,9 @@ def errors(draw, depth=3):
         st.sampled_from([ValueError, KeyError, OSError, RuntimeError, StopIteration, LookupError])
     )
     exc = make(*draw(st.lists(values, max_size=4)))
-    exc.__dict__.update(draw(st.dictionaries(st.text(max_size=5), values, max_size=3)))
+    # What stands behind an attribute of the class, such as OSError's errno, nobody can see.
+    names = st.text(max_size=5).filter(lambda name: not hasattr(make, name))
+    exc.__dict__.update(draw(st.dictionaries(names, values, max_size=3)))
     if depth:
         relatives = st.one_of(st.none(), errors(depth=depth - 1))
         exc.__context__ = draw(relatives)
