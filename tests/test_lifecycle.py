@@ -96,3 +96,33 @@ async def test_a_shutdown_ends_where_every_task_was_cancelled(named, connected, 
     await asyncio.wait_for(named.shutdown(), 10)
     gc.collect()
     await eventually(lambda: connected() == 0)
+
+
+@pytest.mark.parametrize("shut_down_later", [False, True])
+def test_a_store_can_be_started_in_a_loop_after_another(named, connected, shut_down_later):
+    async def store_and_read(number):
+        await named.startup()
+        await named.set_result(str(number), Outcome(number))
+        assert (await named.get_outcome(str(number))).return_value == number
+
+    for number in range(3):
+        asyncio.run(store_and_read(number))
+        if shut_down_later:
+            asyncio.run(named.shutdown())
+    asyncio.run(named.shutdown())
+    gc.collect()
+    asyncio.run(eventually(lambda: connected() == 0))
+
+
+def test_a_loop_that_ends_in_the_middle_of_a_start_up_leaves_a_store_that_can_be_started(named):
+    async def begin():
+        starting = asyncio.create_task(named.startup())
+        await asyncio.sleep(0.002)
+        assert not starting.done()
+
+    async def start():
+        await named.startup()
+        await named.shutdown()
+
+    asyncio.run(begin())
+    asyncio.run(start())

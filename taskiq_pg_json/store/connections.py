@@ -105,6 +105,15 @@ class Connections:
         if self._pool is not None and not self._lent:
             await self._pool.close()
 
+    def give_up(self) -> None:
+        """Leave the pool of an event loop that has been closed, unless it was lent."""
+        self._open = False
+        if self._kept is not None:
+            self._kept.give_up()
+            self._kept = None
+        if not self._lent:
+            self._pool = None
+
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:
         """Lend a connection in autocommit mode: one statement is one round trip.

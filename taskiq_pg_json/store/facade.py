@@ -93,6 +93,7 @@ class ResultStore(Searchable):
         self._ttl = checked_ttl(result_ttl)
         self._schema = Schema(self.names, indexes)
         self._coming_or_going = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._checked_id = checked_uuid if field_for_task_id == "Uuid" else checked_task_id
         self._rows = RowEncoder(self.serializer)
         self._connections = Connections(
@@ -115,15 +116,18 @@ class ResultStore(Searchable):
     async def startup(self) -> None:
         """Open the pool and bring the tables to the version needed, as ``migrate`` says.
 
-        Does nothing when that is done already.
+        Does nothing when that is done already. What was started in an event loop that has been
+        closed since is given up, and started anew.
 
         Raises:
             psycopg.OperationalError: the server refuses the connection.
             SchemaError: the tables are not what this release needs, or not ours.
         """
+        self._give_up_closed_loop()
         async with self._coming_or_going:
             if self._connections.is_open:
                 return
+            self._loop = asyncio.get_running_loop()
             await self._connections.open()
             self._connect_batchers()
             try:
@@ -137,6 +141,7 @@ class ResultStore(Searchable):
 
     async def shutdown(self) -> None:
         """Write all that was accepted and close the pool, unless it was lent."""
+        self._give_up_closed_loop()
         async with self._coming_or_going:
             try:
                 await self._writer.close()
@@ -314,6 +319,14 @@ class ResultStore(Searchable):
                 await submit(row)
                 return
         await submit(self._rows.refusal(task_id, outcome, reason))
+
+    def _give_up_closed_loop(self) -> None:
+        """Forget what belongs to an event loop in which nothing can be waited for any more."""
+        if self._loop is not None and self._loop.is_closed():
+            self._loop = None
+            self._coming_or_going = asyncio.Lock()
+            self._connections.give_up()
+            self._connect_batchers()
 
     def _connect_batchers(self) -> None:
         self._writer = Writer(

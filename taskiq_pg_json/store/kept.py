@@ -70,6 +70,12 @@ class KeptConnections:
         while self._idle:
             await self._let_go(self._idle.pop())
 
+    def give_up(self) -> None:
+        """Close all, where the event loop can no more."""
+        self._open = False
+        for wire in self._keep_until:
+            wire.connection.pgconn.finish()
+
     async def _let_go(self, wire: Wire) -> None:
         wire.release()
         del self._keep_until[wire]
