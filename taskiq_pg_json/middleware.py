@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import socket
@@ -15,7 +14,7 @@ from taskiq.exceptions import NoResultError
 from taskiq_pg_json.errors import ConfigurationError
 from taskiq_pg_json.executions import Execution, current_execution
 from taskiq_pg_json.records import Status, TaskInfo
-from taskiq_pg_json.redaction import Redact, Redactor
+from taskiq_pg_json.redaction import HiddenPositions, Redact, Redactor
 from taskiq_pg_json.store import ResultStore
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         self._record_queued = record_queued
         self._record_started = record_started
         self._redactor = Redactor(redact)
-        self._parameters: dict[str, list[str]] = {}
+        self._positions: dict[str, HiddenPositions] = {}
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
 
     def startup(self) -> None:
@@ -108,12 +107,14 @@ class TaskInfoMiddleware(TaskiqMiddleware):
 
     async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         """Stop the clock, and write what becomes of a task that leaves no result."""
+        if self._redactor.hides:
+            result.labels = self._redactor.labels(result.labels)
         execution = current_execution(message.task_id)
         if execution is None:
             return
         execution.end()
-        if self._redactor.hides:
-            result.labels = self._redactor.labels(result.labels)
+        if self._store is None:  # nobody else takes it
+            execution.leave()
         if not isinstance(result.error, NoResultError):
             return
         execution.leave()
@@ -145,7 +146,7 @@ class TaskInfoMiddleware(TaskiqMiddleware):
             message.task_name,
             message.args,
             message.kwargs,
-            self._parameter_names(message.task_name),
+            self._hidden_positions(message.task_name),
         )
         return TaskInfo(
             message.task_name,
@@ -157,16 +158,15 @@ class TaskInfoMiddleware(TaskiqMiddleware):
             started_at=started_at,
         )
 
-    def _parameter_names(self, task_name: str) -> list[str]:
-        """Return the names of the task's parameters, in order; none for a task not known here."""
-        if not self._redactor.hides:
-            return []
-        if task_name not in self._parameters:
+    def _hidden_positions(self, task_name: str) -> HiddenPositions:
+        """Return which of the task's positional arguments are hidden."""
+        hidden = self._positions.get(task_name)
+        if hidden is None:
             task = self.broker.find_task(task_name)
-            if task is None:
-                return []
-            self._parameters[task_name] = list(inspect.signature(task.original_func).parameters)
-        return self._parameters[task_name]
+            hidden = self._redactor.hidden_positions(task and task.original_func)
+            if task is not None:  # or it may become known later
+                self._positions[task_name] = hidden
+        return hidden
 
     async def _record(
         self,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
 
 from taskiq_pg_json.errors import ConfigurationError
 
@@ -23,11 +28,26 @@ Redact = Collection[str] | Callable[[str, list[Any], dict[str, Any]], Call]
 _ATOMS = frozenset({str, int, float, bool, type(None)})
 
 
+class HiddenPositions(NamedTuple):
+    """Which positional arguments are hidden.
+
+    Attributes:
+        single: positions.
+        onwards: the first position from which all are.
+    """
+
+    single: frozenset[int] = frozenset()
+    onwards: float = math.inf
+
+
+_NONE_HIDDEN, _ALL_HIDDEN = HiddenPositions(), HiddenPositions(onwards=0)
+
+
 class Redactor:
     """Copies a task's arguments and takes the secrets out of the copy.
 
-    A name hides the keyword argument, the positional argument of that parameter, and that key of
-    every mapping inside the arguments, in whatever lists, tuples, deques and mappings it stands.
+    A name hides the keyword argument, the positional argument of that parameter, and that key or
+    field of whatever mapping or object stands inside the arguments, in lists, tuples and deques.
 
     Attributes:
         hides: whether there is anything to hide.
@@ -53,20 +73,16 @@ class Redactor:
         task_name: str,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        parameters: Sequence[str] = (),
+        hidden: HiddenPositions = _NONE_HIDDEN,
     ) -> Call:
-        """Return copies without the secrets; Nones when the callable fails: nothing is safe then.
-
-        ``parameters`` are the names of the positional arguments.
-        """
+        """Return copies without the secrets; Nones where these cannot be told."""
         try:
             copied_args, copied_kwargs = self._items(args), self._hidden(kwargs)
         except Exception:  # noqa: BLE001 - a cycle, too deep, or a container that cannot be read
             return (None, None) if self.hides else (args, kwargs)
-        if self._names:
-            for position, name in enumerate(parameters[: len(copied_args)]):
-                if name in self._names:
-                    copied_args[position] = REDACTED
+        for position in range(len(copied_args)):
+            if position in hidden.single or position >= hidden.onwards:
+                copied_args[position] = REDACTED
         if self._callable is None:
             return copied_args, copied_kwargs
         try:
@@ -75,6 +91,31 @@ class Redactor:
         except Exception:  # whatever a user's function raises: the task itself must go on
             logger.exception("redact= failed: the arguments of %s are not stored.", task_name)
             return None, None
+
+    def hidden_positions(self, function: Callable[..., Any] | None) -> HiddenPositions:
+        """Return which positional arguments of a task's function bear one of the names.
+
+        All, where that cannot be told: of a task that is not known here, and of what a decorator
+        passes on to a function that has a parameter of such a name.
+        """
+        if not self._names:
+            return _NONE_HIDDEN
+        if function is None:
+            return _ALL_HIDDEN
+        try:
+            called = inspect.signature(function, follow_wrapped=False).parameters
+            wrapped = inspect.signature(function).parameters
+        except (TypeError, ValueError):  # a builtin without a signature
+            return _ALL_HIDDEN
+        passed_on = self._names.intersection(wrapped.keys() - called.keys())
+        single: set[int] = set()
+        for position, (name, parameter) in enumerate(called.items()):
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                onwards = position if passed_on or name in self._names else math.inf
+                return HiddenPositions(frozenset(single), onwards)
+            if name in self._names:
+                single.add(position)
+        return HiddenPositions(frozenset(single))
 
     def labels(self, labels: Mapping[str, Any]) -> dict[str, Any]:
         """Return a copy of the labels, of which names hide theirs."""
@@ -102,11 +143,14 @@ class Redactor:
             copied.update(self._hidden(value))
             return copied
         if issubclass(kind, tuple):
-            make = getattr(kind, "_make", tuple)  # a namedtuple's
-            return make(map(self._copied, value))
+            fields = getattr(kind, "_fields", None)  # a namedtuple's
+            if fields is None:
+                return tuple(map(self._copied, value))
+            return kind._make(self._hidden(dict(zip(fields, value, strict=True))).values())  # type: ignore[attr-defined] # likewise
         if issubclass(kind, deque):
             return deque(map(self._copied, value), value.maxlen)
-        return self._hidden(value) if issubclass(kind, Mapping) else value
+        fields = value if issubclass(kind, Mapping) else _fields(value)
+        return value if fields is None else self._hidden(fields)
 
     def _items(self, values: Iterable[Any]) -> list[Any]:
         return [self._copied(value) for value in values]
@@ -116,3 +160,17 @@ class Redactor:
         return {
             key: REDACTED if key in names else self._copied(child) for key, child in mapping.items()
         }
+
+
+def _fields(value: Any) -> dict[str, Any] | None:  # noqa: ANN401 - any value
+    """The fields of an object that is sent as a mapping; None of any other."""
+    if isinstance(value, BaseModel):
+        return dict(value)
+    kind = type(value)
+    if dataclasses.is_dataclass(kind):
+        names: Iterable[str] = [field.name for field in dataclasses.fields(kind)]
+    elif hasattr(kind, "__attrs_attrs__"):
+        names = [field.name for field in kind.__attrs_attrs__]
+    else:
+        names = getattr(kind, "__struct_fields__", ())  # msgspec's
+    return {name: getattr(value, name) for name in names if hasattr(value, name)} or None

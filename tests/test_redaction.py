@@ -1,19 +1,53 @@
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import attrs
+import msgspec
 import pytest
+from pydantic import BaseModel
 from road import HeldBroker, PickleFormatter
 from taskiq import (
     InMemoryBroker,
     TaskiqMessage,
 )
+from taskiq.kicker import AsyncKicker
 
 from taskiq_pg_json import (
     ConfigurationError,
     Status,
     TaskInfoMiddleware,
 )
+
+
+@dataclass
+class Login:
+    name: str
+    password: str
+
+
+class LoginModel(BaseModel):
+    name: str
+    password: str
+
+
+class LoginTuple(NamedTuple):
+    name: str
+    password: str
+
+
+@attrs.define
+class LoginAttrs:
+    name: str
+    password: str
+
+
+class LoginStruct(msgspec.Struct):
+    name: str
+    password: str
 
 
 class TestRedaction:
@@ -84,6 +118,66 @@ class TestRedaction:
         await broker.receiver.callback(broker.formatter.dumps(message).message)
         assert (await backend.get_result("id")).return_value == "done"
         assert "t0ps3cret" not in str(history())
+
+    @pytest.mark.parametrize("cls", [Login, LoginModel, LoginTuple, LoginAttrs, LoginStruct])
+    async def test_a_name_is_hidden_in_the_fields_of_objects(
+        self, start_broker, backend, history, cls
+    ):
+        broker = HeldBroker().with_formatter(PickleFormatter())
+        middleware = TaskInfoMiddleware(redact={"password"}, record_queued=True)
+        await start_broker(broker, backend, middleware)
+
+        @broker.task("login")
+        async def login(_logins):
+            return "done"
+
+        await login.kiq([cls(name="ann", password="t0ps3cret")])
+        await broker.run_all()
+        rows = history()
+        assert [row["status"] for row in rows] == ["QUEUED", "SUCCESS"]
+        assert "ann" in str(rows[0]["args"])
+        assert "t0ps3cret" not in str(rows)
+
+    @pytest.fixture
+    def positional(self, start_broker, backend):
+        """Runs a function as a task and returns the positional arguments in its record."""
+
+        async def send(redact, function, *args):
+            middleware = TaskInfoMiddleware(redact=redact)
+            broker = await start_broker(InMemoryBroker(await_inplace=True), backend, middleware)
+            task = await broker.register_task(function, "pay").kiq(*args)
+            return (await backend.store.get(task.task_id)).args
+
+        return send
+
+    async def test_every_argument_of_a_named_rest_is_hidden(self, positional):
+        async def pay(_order, *cards):
+            return len(cards)
+
+        hidden = "[redacted]"
+        assert await positional({"cards"}, pay, "o", "4000", "5000") == ["o", hidden, hidden]
+        assert await positional({"_order"}, pay, "o", "4000", "5000") == [hidden, "4000", "5000"]
+
+    async def test_what_a_decorator_passes_on_is_hidden_where_it_may_be_meant(self, positional):
+        async def pay(_session, _order, card):
+            return card is not None
+
+        @functools.wraps(pay)
+        async def with_session(*args):
+            return await pay("session", *args)
+
+        assert await positional({"card"}, with_session, "o", "4000") == ["[redacted]"] * 2
+        assert await positional({"password"}, with_session, "o", "4000") == ["o", "4000"]
+
+    async def test_a_task_that_is_not_known_here_has_all_its_arguments_hidden(
+        self, start_broker, backend
+    ):
+        middleware = TaskInfoMiddleware(redact={"card"}, record_queued=True)
+        broker = await start_broker(HeldBroker(), backend, middleware)
+        task = await AsyncKicker("elsewhere", broker, {}).kiq("4000", card="4000", order=1)
+        record = await backend.store.get(task.task_id)
+        assert record.args == ["[redacted]"]
+        assert record.kwargs == {"card": "[redacted]", "order": 1}
 
     async def test_a_label_of_that_name_is_hidden(self, sent):
         record = await sent({"token"}, "ann")
