@@ -29,6 +29,7 @@ class Execution:
         begun_at: when it began, in UTC.
         error: what it raised.
         runner: the asyncio task that it runs in.
+        outer: the execution that it runs inside.
     """
 
     task_id: str
@@ -37,18 +38,18 @@ class Execution:
     error: BaseException | None = None
     _begun: float = field(default_factory=time.perf_counter)
     runner: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
-    _outer: Execution | None = None
+    outer: Execution | None = None
 
     def enter(self) -> None:
         """Make this the innermost execution of the running asyncio task."""
         outer = _current.get()
         # A task that this one merely spawned inherits the variable, and must not keep it alive.
-        self._outer = outer if outer is not None and outer.runner is self.runner else None
+        self.outer = outer if outer is not None and outer.runner is self.runner else None
         _current.set(self)
 
     def leave(self) -> None:
         """Make the execution around this one the innermost again."""
-        _current.set(self._outer)
+        _current.set(self.outer)
 
     def end(self) -> None:
         """Note how long it took."""
@@ -58,15 +59,18 @@ class Execution:
 
 
 def current_execution(task_id: str) -> Execution | None:
-    """Return the innermost execution if it is of that task."""
+    """Return the task's execution, if the running asyncio task is about to end it."""
     execution = _current.get()
-    return execution if execution is not None and execution.task_id == task_id else None
+    # Whatever began inside it has ended, even where nobody took its result.
+    while execution is not None and execution.task_id != task_id:
+        execution = execution.outer
+    return execution
 
 
 def taken_task_info(task_id: str) -> TaskInfo | None:
     """Return what is known of the task whose result is about to be stored, and leave it."""
-    execution = _current.get()
-    if execution is None or execution.task_id != task_id:
+    execution = current_execution(task_id)
+    if execution is None:
         return None
     execution.leave()
     return execution.info

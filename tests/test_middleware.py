@@ -17,6 +17,7 @@ from taskiq.exceptions import NoResultError
 
 from taskiq_pg_json import (
     ConfigurationError,
+    JsonbResultBackend,
     Status,
     TaskInfoMiddleware,
 )
@@ -253,6 +254,37 @@ class TestNesting:
         records = await backend.store.get_many([inner_task.task_id for inner_task in inner_tasks])
         told = sorted((row.task_name, *row.args, row.status) for row in records.values())
         assert told == [("inner", 1, "SUCCESS")] * 3 + [("inner", 3, "FAILURE")] * 3
+
+    @pytest.mark.parametrize("keeps", [True, False])
+    async def test_a_task_inside_whose_result_nobody_takes_leaves_the_outer_one_its_row(
+        self, start_broker, backend, dsn, table_name, keeps
+    ):
+        class Forgetful(JsonbResultBackend):
+            async def set_result(self, task_id, result):
+                pass
+
+        elsewhere = InmemoryResultBackend() if keeps else Forgetful(dsn, table_name=table_name)
+        middleware = TaskInfoMiddleware(redact={"token"})
+        broker = await start_broker(InMemoryBroker(await_inplace=True), backend, middleware)
+        other = await start_broker(
+            InMemoryBroker(await_inplace=True), elsewhere, TaskInfoMiddleware()
+        )
+
+        @other.task("event")
+        async def event():
+            pass
+
+        @broker.task("outer", token="t0ps3cret")
+        async def outer(x):
+            await event.kiq()
+            await event.kiq()
+            return x
+
+        task = await outer.kiq(5)
+        record = await backend.store.get(task.task_id)
+        assert (record.task_name, record.args) == ("outer", [5])
+        assert record.labels == {"token": "[redacted]"}
+        assert record.started_at is not None
 
     async def test_tasks_that_a_task_spawns_keep_their_own_rows(self, start_broker, backend):
         broker = await start_broker(InMemoryBroker(), backend, TaskInfoMiddleware())
