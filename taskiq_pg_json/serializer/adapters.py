@@ -137,10 +137,10 @@ class TaskiqSerializerAdapter:
 
     def _dump(self, value: object, column: str, task_id: str) -> bytes:
         try:
-            return bytes(self._serializer.dumpb(value))
+            return self._checked_dump(value)
         except Exception as refused:  # noqa: BLE001 - a serializer of the user's own choice
             try:
-                return bytes(self._serializer.dumpb(self._jsonable(value)))
+                return self._checked_dump(self._jsonable(value))
             except Exception as exc:
                 raise ResultEncodeError(
                     f"{self.name} cannot write the {column} of task {task_id!r}, neither as it is"
@@ -149,6 +149,13 @@ class TaskiqSerializerAdapter:
                     path=column,
                     type_name=_name_of(value),
                 ) from exc
+
+    def _checked_dump(self, value: object) -> bytes:
+        """What the serializer makes of the value and can read: MessagePack writes odd keys."""
+        data = bytes(self._serializer.dumpb(value))
+        if not self._writes_json:
+            self._serializer.loadb(data)
+        return data
 
     def _jsonable(self, value: object) -> object:
         def describe(leaf: object) -> str:
@@ -220,7 +227,11 @@ def _writes_json(serializer: TaskiqSerializer) -> bool:
 
 
 def _to_jsonable(value: object, fallback: Callable[[object], str]) -> object:
-    return pydantic_core.to_jsonable_python(value, fallback=fallback, bytes_mode="base64")
+    """As taskiq makes results JSON-able; bytes that are no text become Base64, with all others."""
+    try:
+        return pydantic_core.to_jsonable_python(value, fallback=fallback)
+    except UnicodeDecodeError:
+        return pydantic_core.to_jsonable_python(value, fallback=fallback, bytes_mode="base64")
 
 
 def _read_types(row: EncodedRow, task_id: str) -> dict[str, object]:

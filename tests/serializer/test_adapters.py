@@ -11,6 +11,7 @@ from decimal import Decimal
 
 import orjson
 import pydantic
+import pydantic_core
 import pytest
 from taskiq.serializers import (
     CBORSerializer,
@@ -325,3 +326,22 @@ def test_a_pickle_is_never_read_by_a_json_serializer(store):
     _, row = store(PickleSerializer(), {"a": (1, 2)})
     with pytest.raises(ResultDecodeError):
         as_result_serializer(JSONSerializer()).decode(row, task_id="t")
+
+
+@pytest.mark.parametrize("serializer", JSON_SERIALIZERS)
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (b"abc", "abc"),
+        ({"k": ["\u00e9".encode(), (b"x",)]}, {"k": ["\u00e9", ["x"]]}),
+        (b"\xff", "_w=="),
+    ],
+)
+def test_bytes_are_text_as_taskiq_makes_them(comes_back, serializer, value, written):
+    assert comes_back(serializer, value) == written
+
+
+@pytest.mark.parametrize("key", [1, None, True, 2.5, ("a", "b")])
+def test_a_dict_that_messagepack_writes_and_does_not_read_is_jsonable_data(comes_back, key):
+    (text,) = pydantic_core.to_jsonable_python({key: 0})
+    assert comes_back(MSGPackSerializer(), {key: ["value"]}) == {text: ["value"]}
