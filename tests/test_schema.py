@@ -8,7 +8,7 @@ import uuid
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from road import HOSTILE_NAMES, eventually, finished
 from taskiq.depends.progress_tracker import TaskProgress
 
@@ -366,6 +366,12 @@ async def test_off_looks_at_nothing_and_makes_nothing(start, admin, table_name):
         await backend.set_result("id", finished(1))
 
 
+@pytest.fixture
+def limited(dsn, role):
+    """The database for that role."""
+    return make_conninfo(dsn, user=role)
+
+
 async def test_a_role_without_ddl_rights_starts_on_current_tables(
     start, dsn, admin, schema_name, role
 ):
@@ -378,6 +384,31 @@ async def test_a_role_without_ddl_rights_starts_on_current_tables(
     limited = make_conninfo(dsn, user=role)
     await drive(await start(limited, schema=schema_name))
     await drive(await start(limited, schema=schema_name, migrate="verify"))
+
+
+async def test_a_role_that_cannot_write_results_is_told_so_when_it_starts(
+    start, limited, admin, schema_name, caplog
+):
+    role = conninfo_to_dict(limited)["user"]
+    backend = await start(schema=schema_name, table_name="shop")
+    await backend.set_result("id", finished(1))
+    admin.execute(
+        sql.SQL("GRANT SELECT ON {} TO {}").format(
+            sql.Identifier(schema_name, "shop"), quoted(role)
+        )
+    )
+    assert not caplog.records
+    reader = await start(limited, schema=schema_name, table_name="shop")
+    (warning,) = caplog.messages
+    assert f"{role} may not SELECT, INSERT, UPDATE, DELETE" in warning
+    assert (await reader.get_result("id")).return_value == 1
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        await reader.set_result("id", finished(2))
+    admin.execute(warning.partition("run ")[2].encode())
+    caplog.clear()
+    writer = await start(limited, schema=schema_name, table_name="shop", migrate="verify")
+    await drive(writer)
+    assert not caplog.records
 
 
 async def test_a_role_without_ddl_rights_is_told_what_to_run_when_tables_are_missing(

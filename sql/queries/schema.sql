@@ -1,10 +1,15 @@
 -- schema_version --
--- The table's oid and comment, and the type of its task ids; NULLs when there is no such table. Reading
--- pg_class makes the server look afresh: to_regclass() by itself may answer what was true before a lock
--- was waited for.
+-- The table's oid and comment, the type of its task ids, and what this role may not do with it or with the
+-- progress; NULLs when there is no such table. Reading pg_class makes the server look afresh:
+-- to_regclass() by itself may answer what was true before a lock was waited for.
 SELECT found.oid, obj_description(found.oid, 'pg_class'),
        (SELECT format_type(atttypid, NULL) FROM pg_attribute
-        WHERE attrelid = found.oid AND attname = 'task_id')
+        WHERE attrelid = found.oid AND attname = 'task_id'),
+       (SELECT string_agg(needed, ', ')
+        FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS needed
+        WHERE NOT has_table_privilege(found.oid, needed)
+           OR NOT has_table_privilege(to_regclass(%(progress)s), needed)),
+       quote_ident(current_user)
 FROM (SELECT to_regclass(%(table)s)::oid) AS wanted (oid)
 LEFT JOIN pg_class AS found ON found.oid = wanted.oid;
 

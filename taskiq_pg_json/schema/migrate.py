@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from taskiq_pg_json.schema.names import Names
+
+logger = logging.getLogger("taskiq_pg_json")
 
 _COMMENT = "taskiq-pg-json schema {version}"
 _COMMENT_PATTERN = re.compile(_COMMENT.format(version=r"(\d+)"))
@@ -70,8 +73,12 @@ class Schema:
             ForeignTableError: there is a table of that name, and it is not ours.
             SchemaError: its task ids are of a type that does not go with the one asked for.
         """
-        table = self._names.relation().as_string()
-        ((oid, comment, id_type),) = await _fetch(connection, "schema_version", {"table": table})
+        tables = {
+            "table": self._names.relation().as_string(),
+            "progress": self._names.relation("progress").as_string(),
+        }
+        found = await _fetch(connection, "schema_version", tables)
+        oid, comment, id_type, denied, role = found[0]
         if oid is None:
             return 0
         match = _COMMENT_PATTERN.match(comment or "")
@@ -83,6 +90,16 @@ class Schema:
                 f"run {self._set_version(self.needed_version).as_string()}."
             )
         self._check_task_id(id_type)
+        if denied is not None:  # no error: it may be here to read
+            logger.warning(
+                "The role %s may not %s the results of the table %s: what it cannot store is lost. "
+                "As the table's owner, run GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %s;",
+                role,
+                denied,
+                self._names,
+                ", ".join(tables.values()),
+                role,
+            )
         return int(match[1])
 
     async def apply(self, connection: AsyncConnection[Any]) -> None:
