@@ -148,6 +148,9 @@ class TestDsn:
             {"max_size": "10"},
             {"num_workers": 0},
             {"kwargs": "application_name=shop"},
+            {"kwargs": {"nonsense": 1}},
+            {"kwargs": [("port", 1)]},
+            {"max_idle": "600"},
             {"timeout": "1"},
             {"timeout": -1},
             {"timeout": math.nan},
@@ -160,6 +163,22 @@ class TestDsn:
     def test_an_argument_that_cannot_work_is_named_at_once(self, arguments):
         with pytest.raises(ConfigurationError, match=next(reversed(arguments))):
             JsonbResultBackend(**arguments)
+
+    def test_parameters_of_a_connection_are_libpqs_and_psycopgs(self):
+        kwargs = {"application_name": "shop", "row_factory": dict_row, "prepare_threshold": None}
+        JsonbResultBackend(kwargs=kwargs)
+
+    async def test_a_pool_is_as_large_as_its_least_size(self, start):
+        assert await stored(await start(min_size=12), 1) == 1
+
+    @pytest.mark.parametrize(
+        "parameters",
+        [{"port": 99_999}, {"sslmode": "always"}, {"target_session_attrs": "best"}],
+    )
+    async def test_a_parameter_that_no_server_makes_right_is_not_tried_again(self, dsn, parameters):
+        backend = JsonbResultBackend(make_conninfo(dsn, **parameters))
+        with pytest.raises(psycopg.OperationalError, match="invalid"):
+            await asyncio.wait_for(backend.startup(), 5)
 
     def test_arguments_of_a_pool_that_is_lent_belong_to_the_pool(self):
         pool = psycopg_pool.AsyncConnectionPool(open=False)

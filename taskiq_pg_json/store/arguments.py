@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeGuard
+from typing import Any, TypeGuard
 
+from psycopg import AsyncConnection, ProgrammingError
+from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from taskiq_pg_json.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _PARAMETERS = frozenset(inspect.signature(AsyncConnectionPool).parameters) - {
     "conninfo",
     "open",
 }
+_CONNECT = frozenset(inspect.signature(AsyncConnection.connect).parameters)
+_NUMBERS = ("max_waiting", "max_lifetime", "max_idle", "reconnect_timeout", "num_workers")
 # The pool's own pauses between two attempts to connect grow to minutes.
-DEFAULTS = {"min_size": 1, "max_size": 10, "reconnect_timeout": 1.0}
+_DEFAULTS = {"min_size": 1, "max_size": 10, "reconnect_timeout": 1.0}
 
 _LONGEST_TTL = timedelta(days=5_000 * 365)
 """Python's calendar ends with the year 9999."""
@@ -55,6 +57,30 @@ def check_pool_arguments(given: Mapping[str, object], *, lent: bool) -> None:
             f"{', '.join(unknown)}: no parameter of the backend, nor of "
             "psycopg_pool.AsyncConnectionPool; connection parameters go into kwargs={…}."
         )
+    for name in _NUMBERS:
+        if name in given and not isinstance(given[name], int | float):
+            raise ConfigurationError(f"{name}={given[name]!r} is no number.")
+    _check_connect_kwargs(given.get("kwargs"))
+
+
+def _check_connect_kwargs(given: object) -> None:
+    """Refuse what libpq does not know."""
+    if given is None or callable(given):
+        return
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"kwargs={given!r}: give connection parameters, kwargs={{…}}.")
+    try:
+        make_conninfo("", **{name: given[name] for name in given if name not in _CONNECT})
+    except (TypeError, ProgrammingError) as error:
+        raise ConfigurationError(f"kwargs={{{', '.join(map(repr, given))}}}: {error}.") from error
+
+
+def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the pool's arguments with this project's defaults, which follow what is given."""
+    least = given.get("min_size")
+    if "max_size" not in given and isinstance(least, int):
+        return {**_DEFAULTS, **given, "max_size": max(least, _DEFAULTS["max_size"])}
+    return {**_DEFAULTS, **given}
 
 
 def checked_seconds(parameter: str, value: object) -> float:

@@ -16,10 +16,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from taskiq_pg_json.errors import ConfigurationError, NotStartedError
 from taskiq_pg_json.store.arguments import (
-    DEFAULTS,
     check_pool,
     check_pool_arguments,
     checked_seconds,
+    with_defaults,
 )
 from taskiq_pg_json.store.dsn import called, check_dsn, conninfo_of
 from taskiq_pg_json.store.kept import KeptConnections
@@ -61,7 +61,7 @@ class Connections:
         pool_kwargs: dict[str, Any] | None = None,
     ) -> None:
         self._dsn = dsn
-        self._pool_kwargs = DEFAULTS | (pool_kwargs or {})
+        self._given = pool_kwargs or {}
         self._lent = pool is not None
         self._pool = pool
         self._kept: KeptConnections | None = None
@@ -69,7 +69,8 @@ class Connections:
         self._recoveries: set[asyncio.Task[None]] = set()
         check_dsn(dsn)
         check_pool(pool)
-        check_pool_arguments(pool_kwargs or {}, lent=self._lent)
+        check_pool_arguments(self._given, lent=self._lent)
+        self._pool_kwargs = with_defaults(self._given)
         self._retry_for = checked_seconds("write_timeout", retry_for)
         timeout = checked_seconds("timeout", self._pool_kwargs.get("timeout", retry_for))
         self._timeout = min(retry_for, timeout)
@@ -243,9 +244,9 @@ class Connections:
             kwargs = self._pool_kwargs | {"kwargs": self._connect_kwargs()}
             return AsyncConnectionPool(self._conninfo, open=False, **kwargs)
         except (TypeError, ValueError) as error:
-            names = ", ".join(self._pool_kwargs)
+            names = ", ".join(self._given)
             raise ConfigurationError(
-                f"psycopg_pool.AsyncConnectionPool does not take these {names}: {error}."
+                f"psycopg_pool.AsyncConnectionPool does not take this {names}: {error}."
             ) from error
 
     def _connect_kwargs(self) -> Any:  # noqa: ANN401 - what the pool takes: a dict, or a callable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -51,6 +52,9 @@ _NOT_NOW = (
     "too many connections",
     "remaining connection slots",
 )
+
+# What libpq says of a parameter that no server will make right.
+_NEVER = re.compile(r"invalid (port number|\S+ value|integer value)")
 
 
 async def retry(
@@ -104,4 +108,6 @@ def is_transient(error: psycopg.Error) -> bool:
         return False
     # A lost or refused connection, or the server's own refusal.
     message = str(error)
-    return "FATAL" not in message or any(phrase in message for phrase in _NOT_NOW)
+    if "FATAL" in message:
+        return any(phrase in message for phrase in _NOT_NOW)
+    return _NEVER.search(message) is None
