@@ -31,6 +31,8 @@ _SLOTS = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydant
 _set_dict, _set_fields_set, _set_extra, _set_private = (
     vars(BaseModel)[slot].__set__ for slot in _SLOTS
 )
+_MOST_TAKEN = 10_000
+"""Results that were read and not kept, whose ids are remembered."""
 _TASK_STATES = {state.value: state for state in TaskState}
 
 
@@ -84,6 +86,7 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         **pool_kwargs: Any,  # noqa: ANN401 - they are the pool's own
     ) -> None:
         self.keep_results = keep_results
+        self._taken: dict[str, None] = {}
         self.long_poll = 0.0 if long_poll is None else checked_seconds("long_poll", long_poll)
         self.store = ResultStore(
             dsn,
@@ -127,8 +130,12 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         return self.store.set_result(task_id, outcome)
 
     def is_result_ready(self, task_id: str) -> Coroutine[Any, Any, bool]:
-        """Whether the task has ended; waits for it for up to ``long_poll`` seconds."""
-        return self.store.is_ready(task_id, timeout=self.long_poll)
+        """Whether the task has ended; waits for it for up to ``long_poll`` seconds.
+
+        Not for a result that was read here and not kept: taskiq's ``gather`` asks for it again.
+        """
+        timeout = 0.0 if self._taken and task_id in self._taken else self.long_poll
+        return self.store.is_ready(task_id, timeout=timeout)
 
     async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[_ReturnType]:
         """Return a task's result.
@@ -143,7 +150,14 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
             raise ResultIsMissingError(message=str(error)) from None
         if not self.keep_results:
             await self.store.delete(task_id)
+            self._take(task_id)
         return _result(outcome, outcome.log if with_logs else None)
+
+    def _take(self, task_id: str) -> None:
+        """Remember, for a while, that a result was read and not kept."""
+        if len(self._taken) >= _MOST_TAKEN:
+            del self._taken[next(iter(self._taken))]
+        self._taken[task_id] = None
 
     async def delete_result(self, task_id: str) -> None:
         """Delete a task's result and progress, if there are any."""

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 from psycopg import sql
-from road import eventually
+from road import eventually, finished
 from taskiq import InMemoryBroker, gather
 
 from taskiq_pg_json import (
@@ -289,6 +289,20 @@ async def test_taskiq_s_own_waiting_is_answered_by_a_notification(dsn, table_nam
     results = await asyncio.wait_for(gather(*tasks), 10)
     assert [result.return_value for result in results] == [0.05] * 5
     await broker.shutdown()
+
+
+async def test_a_result_that_was_read_and_not_kept_is_not_waited_for_again(dsn, table_name):
+    backend = JsonbResultBackend(dsn, False, table_name, long_poll=20)
+    await backend.startup()
+    try:
+        await backend.set_result("id", finished(1))
+        assert await backend.is_result_ready("id")
+        await backend.get_result("id")
+        assert not await asyncio.wait_for(backend.is_result_ready("id"), 5)
+        await backend.set_result("id", finished(2))
+        assert await backend.is_result_ready("id")
+    finally:
+        await backend.shutdown()
 
 
 async def test_long_polling_gives_up_after_its_time(dsn, table_name):
