@@ -73,6 +73,12 @@ def test_a_schema_that_cannot_be_is_refused_at_construction(name, reason):
         ResultStore(schema=name)
 
 
+def test_a_table_is_not_named_with_its_schema():
+    with pytest.raises(ConfigurationError, match="schema='shop', table_name='results'"):
+        Names("shop.results")
+    assert Names("shop.results", "public").relation().as_string() == '"public"."shop.results"'
+
+
 @pytest.mark.parametrize("type_", ["varchar", "Integer", "", None])
 def test_a_type_of_task_ids_that_is_not_offered_is_refused_with_those_that_are(type_):
     with pytest.raises(ConfigurationError, match='use "VarChar", "Text" or "Uuid"'):

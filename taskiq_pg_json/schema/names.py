@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from string import Formatter
@@ -38,6 +39,9 @@ _RELATIONS = frozenset(
 )
 
 
+_QUALIFIED = re.compile(r"(\w+)\.(\w+)")
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """Binds the placeholders of the SQL files to one table name.
@@ -49,7 +53,8 @@ class Names:
     shortened and stays unique.
 
     Raises:
-        ConfigurationError: a name that is empty, holds NUL or is over 63 bytes; a task_id type
+        ConfigurationError: a name that is empty, holds NUL or is over 63 bytes, or is a schema's
+            and a table's; a task_id type
             that is not VarChar, Text or Uuid.
     """
 
@@ -61,6 +66,11 @@ class Names:
         _check_identifier("table_name", self.table)
         if self.schema is not None:
             _check_identifier("schema", self.schema)
+        elif qualified := _QUALIFIED.fullmatch(self.table):
+            raise ConfigurationError(
+                f"table_name={self.table!r} names a schema as well: give schema={qualified[1]!r}, "
+                f"table_name={qualified[2]!r}."
+            )
         if self.task_id_type not in get_args(TaskIdType):
             raise ConfigurationError(
                 f"field_for_task_id={self.task_id_type!r} is not a type for task ids: "
