@@ -11,6 +11,8 @@ import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
 from zoneinfo import ZoneInfo
 
+import pydantic
+import pydantic_core
 import samples
 from hypothesis import strategies as st
 from pydantic_core import TzInfo
@@ -18,6 +20,16 @@ from sameness import same
 
 __all__ = ["same", "values", "values_and_exceptions"]
 
+URLS = [
+    pydantic.TypeAdapter(kind).validate_python(url)
+    for kind, url in [
+        (pydantic.HttpUrl, "http://exämple.com/ü?q=1#f"),
+        (pydantic.AnyUrl, "file:///x y"),
+        (pydantic.PostgresDsn, "postgresql://u:p@h1:1,h2:2/db"),
+        (pydantic_core.Url, "http://x"),
+        (pydantic_core.MultiHostUrl, "http://a,b/x"),
+    ]
+]
 ZONES = [ZoneInfo(key) for key in ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu")]
 
 text = st.text(st.characters(), max_size=20) | st.text("a\\u0\x00\ud800\udfff\"'é😀", max_size=8)
@@ -109,6 +121,7 @@ hashable_leaves = st.one_of(
         st.sampled_from([0, re.IGNORECASE, re.MULTILINE | re.DOTALL]),
     ),
     st.just(re.compile(b"\xff", re.IGNORECASE)),
+    st.sampled_from(URLS),
     st.builds(samples.Point, st.integers(), st.floats(allow_nan=False)),
     st.builds(samples.SlottedPoint, st.integers(), text),
     st.builds(samples.Name, text),

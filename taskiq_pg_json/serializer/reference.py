@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+import pydantic_core
+
 from taskiq_pg_json.serializer.json_serializer import JsonSerializer
 
 _INTRODUCTION = """\
@@ -55,7 +57,7 @@ _REST = """
   model keeps them where they are classes.
 - Two references to one object come back as two equal objects, but for what was pickled.
 - An object that refers to itself, a Struct with `__post_init__`, a class with `__del__`, a class
-  inside a function, and a tzinfo of another library are pickled.
+  inside a function, and a tzinfo of a library other than pydantic are pickled.
 - Values nested deeper than 64 levels are whole, but their deeper levels stand in `types`, not in
   the value's own column.
 """
@@ -86,6 +88,11 @@ EXAMPLES = (
         dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=ZoneInfo("Europe/Berlin")),
         "::timestamptz",
     ),
+    Example(
+        "datetime that pydantic has read",
+        dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=pydantic_core.TzInfo(0)),
+        "::timestamptz",
+    ),
     Example("date", dt.date(2026, 1, 2), "::date"),
     Example("time", dt.time(3, 4, 5), "::time"),
     Example("timedelta", dt.timedelta(days=1, seconds=30), "::interval"),
@@ -97,6 +104,7 @@ EXAMPLES = (
     Example("IPv4Address, IPv6Address", ipaddress.ip_address("10.0.0.1"), "::inet"),
     Example("IPv4Network, IPv6Network", ipaddress.ip_network("10.0.0.0/8"), "::cidr"),
     Example("IPv4Interface, IPv6Interface", ipaddress.ip_interface("10.0.0.1/8"), "::inet"),
+    Example("URLs of pydantic_core, and of pydantic", pydantic_core.Url("http://example.org/")),
     Example("re.Pattern", re.compile("a+", re.IGNORECASE)),
     Example("range", range(1, 10, 2)),
     Example("slice", slice(None, 5)),

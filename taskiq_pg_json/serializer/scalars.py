@@ -13,6 +13,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import pydantic.networks
+import pydantic_core
+
 from taskiq_pg_json.serializer import text, times
 
 if TYPE_CHECKING:
@@ -133,6 +136,15 @@ def _decode_complex(plain: list[object], argument: str) -> complex:
     return complex(text.decode_float(real), text.decode_float(imag))
 
 
+def _encode_url(value: object) -> Encoded | None:
+    cls, written = type(value), str(value)
+    try:
+        again: object = cls(written)  # type: ignore[call-arg] # a URL's text
+    except ValueError:
+        return None
+    return (written, cls.__name__) if again == value and str(again) == written else None
+
+
 def _constant(value: object) -> Callable[[object, str], object]:
     return lambda _plain, _argument: value
 
@@ -146,6 +158,14 @@ _TEXTUAL = (
     pathlib.PurePosixPath,
     pathlib.PureWindowsPath,
     type(pathlib.Path()),
+)
+
+# pydantic's own, which are other classes from one of its releases to the next.
+_URLS = tuple(
+    cls
+    for name, cls in {**vars(pydantic.networks), **vars(pydantic_core)}.items()
+    if isinstance(cls, type) and hasattr(cls, "unicode_string") and name == cls.__name__
+    if not name.startswith("_")
 )
 
 SCALARS: tuple[Scalar, ...] = (
@@ -172,6 +192,7 @@ SCALARS: tuple[Scalar, ...] = (
     Scalar("complex", complex, _encode_complex, _decode_complex),
     Scalar("Fraction", Fraction, _encode_fraction, _decode_fraction),
     *(Scalar(cls.__name__, cls, _written(cls.__name__, str), _read(cls)) for cls in _TEXTUAL),
+    *(Scalar(cls.__name__, cls, _encode_url, _read(cls)) for cls in _URLS),
     Scalar("Ellipsis", type(...), _simple("Ellipsis", lambda _: "..."), _constant(...)),
     Scalar(
         "NotImplemented",
