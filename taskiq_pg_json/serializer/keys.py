@@ -65,7 +65,7 @@ def texts(encoded: Sequence[Encoded]) -> tuple[list[str], object]:
                 return names, first
         elif all(node is None and type(plain) is not str for plain, node in encoded):
             return names, "json"
-    unique = _told_apart(names)
+    unique = told_apart(names)
     return unique, [
         name if node is None and plain == name else [name, plain, node]
         for name, (plain, node) in zip(unique, encoded, strict=True)
@@ -76,15 +76,17 @@ def _name(plain: object) -> str:
     return plain if isinstance(plain, str) else dumps(plain).decode()
 
 
-def _told_apart(names: list[str]) -> list[str]:
+def told_apart(names: list[str]) -> list[str]:
     """The same names, numbered where they repeat."""
     taken = set(names)
     seen: set[str] = set()
+    numbers: dict[str, int] = {}
     unique = []
     for name in names:
-        number, candidate = 2, name
+        candidate = name
         while candidate in seen or (candidate != name and candidate in taken):
-            candidate, number = f"{name} ({number})", number + 1
+            number = numbers.get(name, 2)
+            candidate, numbers[name] = f"{name} ({number})", number + 1
         seen.add(candidate)
         unique.append(candidate)
     return unique

@@ -231,6 +231,18 @@ def test_the_keys_that_are_remembered_are_short():
     assert not serializer._plan.layouts
 
 
+@pytest.mark.timeout(20)
+def test_keys_of_one_text_take_time_in_proportion_to_their_number():
+    row = JsonSerializer().encode({"value": {float("nan"): n for n in range(50_000)}}, task_id="t")
+    assert len(orjson.loads(row.columns["value"])) == 50_000
+
+
+def test_keys_that_are_numbered_keep_out_of_the_way_of_others(jsonb_roundtrip):
+    value = {"1 (2)": "a", 1: "b", "1": "c", "1 (3)": "d"}
+    row = jsonb_roundtrip(JsonSerializer().encode({"value": value}, task_id="t"))
+    assert JsonSerializer().decode(row, task_id="t")["value"] == value
+
+
 def test_fifty_thousand_levels_come_back():
     value = NOON
     for _ in range(50_000):
