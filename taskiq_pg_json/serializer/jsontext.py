@@ -17,6 +17,11 @@ _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
 _write_decimal = Decimal.__str__
 
 
+def has_nul(data: bytes) -> bool:
+    """Whether JSON text holds the character that jsonb has not."""
+    return NUL in data and NUL in data.replace(b"\\\\", b"")
+
+
 def dumps(plain: object) -> bytes:
     """The text of a plain value, in which datetimes, dates, UUIDs and Decimals may be left.
 

@@ -30,9 +30,9 @@ def encode_exception(encoder: Encoder, value: BaseException) -> Encoded:
         leaves, room = len(encoder.leaves), encoder.room
         try:
             return encoder.encode_at(child, path)
-        except OptimismFailedError:
+        except (OptimismFailedError, *exceptions.INTERRUPTS):
             raise
-        except Exception:
+        except BaseException:
             encoder.accept_failure()
             # the exception codec writes the child's repr instead
             del encoder.leaves[leaves:]

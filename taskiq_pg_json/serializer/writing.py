@@ -8,13 +8,17 @@ from taskiq_pg_json.errors import ResultEncodeError
 from taskiq_pg_json.serializer.careful import CarefulEncoder, TangledError
 from taskiq_pg_json.serializer.cycles import survey
 from taskiq_pg_json.serializer.encoder import Encoder, OverBudgetError
-from taskiq_pg_json.serializer.exceptions import describe_exception, outline_exception
-from taskiq_pg_json.serializer.jsontext import EMPTY, NUL, dumps
+from taskiq_pg_json.serializer.exceptions import (
+    INTERRUPTS,
+    describe_exception,
+    outline_exception,
+)
+from taskiq_pg_json.serializer.jsontext import EMPTY, NUL, dumps, has_nul
 from taskiq_pg_json.serializer.nodes import VERSION
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from taskiq_pg_json.serializer.plan import Plan
     from taskiq_pg_json.serializer.protocol import Encoded, Node
@@ -48,16 +52,18 @@ class RowWriter:
         row = self._write(columns, None)
         error = columns.get("error")
         if row is None and isinstance(error, BaseException):
-            for shorten in (describe_exception, outline_exception):
+            for brief in _briefly(error):
                 self._start()
-                row = self._write(columns, shorten(error))
+                row = self._write(columns, brief)
                 if row is not None:
                     break
         if row is None:
             raise self._too_large()
         return row
 
-    def _write(self, columns: Mapping[str, object], error: Encoded | None) -> EncodedRow | None:
+    def _write(
+        self, columns: Mapping[str, object], error: tuple[bytes, Node] | None
+    ) -> EncodedRow | None:
         """The row; None when it is too large, and then ``_largest`` is why."""
         written: dict[str, bytes] = {}
         nodes: dict[str, object] = {}
@@ -66,14 +72,14 @@ class RowWriter:
             if empty is not None and not value:
                 written[name] = empty
                 continue
-            if name == "error" and error is not None:
-                written[name], node = dumps(error[0]), error[1]
+            if name == "error" and isinstance(value, BaseException):
+                data, node = error or self._error(value)
             else:
                 data, node = self._column(name, value)
-                if data is None:
-                    self._largest, self._size = name, f"more than {self._plan.max_bytes:,}"
-                    return None
-                written[name] = data
+            if data is None:
+                self._largest, self._size = name, f"more than {self._plan.max_bytes:,}"
+                return None
+            written[name] = data
             if node is not None:
                 nodes[name] = node
         types = pickled = None
@@ -89,6 +95,21 @@ class RowWriter:
         self._largest = max(written, key=lambda name: len(written[name]), default="")
         self._size = f"{row.size:,}"
         return None
+
+    def _error(self, exc: BaseException) -> tuple[bytes | None, Node | None]:
+        """The same of an error: described in brief, should anything go wrong with it."""
+        leaves, parts = len(self._leaves), len(self._parts)
+        try:
+            data, node = self._column("error", exc)
+            if data is None or _is_storable(data, node, self._parts[parts:]):
+                return data, node
+        except INTERRUPTS:
+            raise
+        except BaseException:  # noqa: BLE001, S110 - an error gets stored, whatever it is made of
+            pass
+        del self._leaves[leaves:]
+        del self._parts[parts:]
+        return next(_briefly(exc))
 
     def _column(self, name: str, value: object) -> tuple[bytes | None, Node | None]:
         """The text of a column, and its node; None for text that would be too much to write."""
@@ -147,9 +168,6 @@ class RowWriter:
             raise
         except Exception as exc:
             del self._leaves[leaves:]
-            if name == "error" and isinstance(value, BaseException):
-                plain, node = describe_exception(value)
-                return dumps(plain), node
             if isinstance(exc, ResultEncodeError):
                 raise
             raise encoder.refusal(value, f"{type(exc).__name__}: {exc}") from exc
@@ -165,3 +183,23 @@ class RowWriter:
             path=self._largest,
             type_name="bytes",
         )
+
+
+def _briefly(exc: BaseException) -> Iterator[tuple[bytes, Node]]:
+    """The text of an error and its node, in ever fewer words that can be stored."""
+    for shorten in (describe_exception, outline_exception):
+        try:
+            plain, node = shorten(exc)
+            data = dumps(plain)
+            storable = _is_storable(data, node, ())
+        except INTERRUPTS:
+            raise
+        except BaseException:  # noqa: BLE001, S112 - the outline is text of our own alone
+            continue
+        if storable:
+            yield data, node
+
+
+def _is_storable(data: bytes, node: Node | None, parts: Sequence[Encoded]) -> bool:
+    """Whether jsonb holds the text and its sidecar; raises for what no JSON can say."""
+    return not (has_nul(data) or has_nul(dumps([node, parts])))

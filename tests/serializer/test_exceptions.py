@@ -4,6 +4,7 @@ import asyncio
 import builtins
 import concurrent.futures
 import copy
+import enum
 import gc
 import json
 import logging
@@ -28,6 +29,7 @@ from taskiq.exceptions import TaskiqResultTimeoutError
 
 from taskiq_pg_json import JsonSerializer
 from taskiq_pg_json.errors import RemoteError, ResultDecodeError
+from taskiq_pg_json.serializer import exceptions, writing
 from taskiq_pg_json.serializer.exceptions.fingerprint import generic_message
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
@@ -566,6 +568,120 @@ def test_what_does_not_encode_is_stored_as_its_repr(comes_back):
     assert back.args[2]["deep"][1] == Decimal("1.5")
     assert "Unreprable" in back.gone
     assert back.kept == {1, 2}
+
+
+class Mood(str, enum.Enum):
+    GOOD = "good"
+
+
+class Named(str):
+    __slots__ = ()
+
+    def replace(self, *_args):
+        raise RuntimeError("not to be changed")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("held", "keys"),
+    [
+        ({Mood.GOOD: threading.Lock()}, ["good"]),
+        ({Named("a"): threading.Lock()}, ["a"]),
+        ({"a\ud800": threading.Lock()}, ["a\\ud800"]),
+        ({"a\0": threading.Lock()}, ["a\\x00"]),
+        ({1: threading.Lock(), "1": "kept"}, ["1", "1 (2)"]),
+        ({b"\0": {Mood.GOOD: threading.Lock()}}, ["b'\\x00'"]),
+    ],
+    ids=["enum", "subclass", "surrogate", "nul", "equal text", "nested"],
+)
+def test_the_keys_beside_what_does_not_encode_are_text_that_jsonb_holds(comes_back, held, keys):
+    exc = ValueError("x", held)
+    exc.details = held
+    back = comes_back(exc)
+    assert sorted(back.args[1]) == sorted(back.details) == keys
+    assert all(type(key) is str for key in back.details)
+    assert held.get("1") == back.details.get("1 (2)")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["a\ud800", "a\0"])
+def test_an_attribute_of_any_name_is_stored(comes_back, name):
+    exc = ValueError("x")
+    vars(exc)[name] = threading.Lock()
+    assert type(comes_back(exc)) is ValueError
+
+
+class Panic(BaseException):
+    """As an extension raises it: no ``Exception``."""
+
+
+class Panicking:
+    def __repr__(self):
+        raise Panic("no repr")
+
+    def __reduce__(self):
+        raise Panic("no pickle")
+
+
+class PanickingError(Exception):
+    def __str__(self):
+        raise Panic("no text")
+
+
+class Nameless(type):
+    def __getattribute__(cls, name):
+        if name in {"__module__", "__qualname__", "__name__"}:
+            raise RuntimeError("no name")
+        return type.__getattribute__(cls, name)
+
+
+@pytest.mark.parametrize("make", [ValueError, PanickingError])
+def test_a_panic_while_an_error_is_described_does_not_keep_it_from_being_stored(comes_back, make):
+    exc = raised(make(Panicking()))
+    exc.held = {"deep": [Panicking(), Decimal("1.5")]}
+    back = comes_back(exc)
+    assert type(back) is make
+    assert "Panicking" in back.args[0]
+    assert back.held["deep"][1] == Decimal("1.5")
+
+
+def test_a_validation_error_that_makes_its_library_panic_is_stored(comes_back):
+    class Titled(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(title="t\ud800")
+        size: int
+
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Titled(size="a")
+    assert type(comes_back(caught.value)).__name__ == "ValidationError"
+
+
+def test_an_interrupt_is_not_kept_from_the_process(serializer):
+    class Interrupted:
+        def __repr__(self):
+            raise KeyboardInterrupt
+
+        __reduce__ = __repr__
+
+    with pytest.raises(KeyboardInterrupt):
+        serializer.encode({"error": ValueError(Interrupted())}, task_id="t")
+
+
+def test_an_error_of_a_class_that_will_not_say_its_name_is_stored(as_json):
+    exc = raised(Nameless("Odd", (Exception,), {})("x"))
+    assert as_json(exc)["message"] == "x"
+
+
+def test_whatever_its_description_holds_an_outline_is_stored(
+    serializer, jsonb_roundtrip, monkeypatch
+):
+    def badly(exc, *_args):
+        return {"type": type(exc).__name__, "message": "a\0"}, "exception:builtins:ValueError"
+
+    monkeypatch.setattr(exceptions, "encode_exception", badly)
+    monkeypatch.setattr(writing, "describe_exception", badly)
+    row = jsonb_roundtrip(serializer.encode({"error": ValueError("x")}, task_id="t"))
+    back = serializer.decode(row, task_id="t")["error"]
+    assert (type(back), str(back)) == (ValueError, "x")
 
 
 def test_a_hostile_class_is_stored(comes_back):

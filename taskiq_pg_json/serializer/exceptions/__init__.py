@@ -26,8 +26,10 @@ from taskiq_pg_json.serializer.exceptions.encoding import (
     encode_exception,
     outline_exception,
 )
+from taskiq_pg_json.serializer.exceptions.printable import INTERRUPTS
 
 __all__ = [
+    "INTERRUPTS",
     "decode_exception",
     "describe_exception",
     "encode_exception",

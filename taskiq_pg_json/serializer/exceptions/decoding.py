@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from taskiq_pg_json.errors import RemoteError, ResultDecodeError
-from taskiq_pg_json.serializer.exceptions.printable import printable
+from taskiq_pg_json.serializer.exceptions.printable import INTERRUPTS, printable
 from taskiq_pg_json.serializer.exceptions.state import rebuild, restore, set_links, set_notes
 from taskiq_pg_json.serializer.exceptions.tracebacks import parse_traceback
 
@@ -163,7 +163,9 @@ def _made(
     if cls is not None and issubclass(cls, BaseException):
         try:
             return rebuild(cls, args, attrs, members)
-        except Exception:  # noqa: BLE001, S110 - the stand-in below has all that is stored
+        except INTERRUPTS:
+            raise
+        except BaseException:  # noqa: BLE001, S110 - the stand-in below has all that is stored
             pass
     _, module, qualname = stored.name.split(":", 2)
     error = RemoteError.of(printable(module), printable(qualname), message, stored.plain)

@@ -9,8 +9,10 @@ from taskiq_pg_json.serializer.encoder import OptimismFailedError
 from taskiq_pg_json.serializer.exceptions.fingerprint import fingerprint
 from taskiq_pg_json.serializer.exceptions.lenient import encode_or_describe
 from taskiq_pg_json.serializer.exceptions.printable import (
+    INTERRUPTS,
     elide,
     message_of,
+    names_of,
     printable,
     short_repr,
 )
@@ -53,9 +55,9 @@ class _Encoder:
         if depth <= _MAX_DEPTH and seen < _MAX_ERRORS:
             try:
                 plain, fields = self._encode(exc, where, depth)
-            except OptimismFailedError:
+            except (OptimismFailedError, *INTERRUPTS):
                 raise
-            except Exception:  # noqa: BLE001 - an error always gets stored, if only its outline
+            except BaseException:  # noqa: BLE001 - if only its outline, an error gets stored
                 while len(self._seen) > seen:
                     self._seen.popitem()
             else:
@@ -134,14 +136,9 @@ def outline_exception(exc: BaseException) -> tuple[dict[str, object], Node]:
 
 
 def _outline(exc: BaseException) -> dict[str, object]:
-    cls = type(exc)
-    return {
-        "type": printable(cls.__qualname__),
-        "module": printable(str(cls.__module__)),
-        "message": message_of(exc),
-    }
+    module, qualname = names_of(type(exc))
+    return {"type": qualname, "module": module, "message": message_of(exc)}
 
 
 def _type_name(exc: BaseException) -> str:
-    cls = type(exc)
-    return f"exception:{printable(str(cls.__module__))}:{printable(cls.__qualname__)}"
+    return "exception:{}:{}".format(*names_of(type(exc)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from hashlib import blake2b
 
-from taskiq_pg_json.serializer.exceptions.printable import message_of
+from taskiq_pg_json.serializer.exceptions.printable import message_of, names_of
 from taskiq_pg_json.serializer.exceptions.state import children_of, links_of
 
 _MAX_MESSAGE = 2_000
@@ -41,8 +41,7 @@ def generic_message(message: str) -> str:
 
 
 def _digest(exc: BaseException, message: str, depth: int) -> str:
-    cls = type(exc)
-    parts = [f"{cls.__module__}.{cls.__qualname__}", _raised_in(exc), generic_message(message)]
+    parts = [".".join(names_of(type(exc))), _raised_in(exc), generic_message(message)]
     if depth < _MAX_DEPTH:
         # The message of a group says next to nothing: its members make it one failure or another.
         parts += sorted(
@@ -63,4 +62,5 @@ def _raised_in(exc: BaseException) -> str:
         tb = tb.tb_next
     frame = tb.tb_frame
     function, _, _source_of_a_remote_frame = frame.f_code.co_name.partition("\n")
-    return f"{frame.f_globals.get('__name__')}:{function}"
+    module = frame.f_globals.get("__name__")
+    return f"{module if isinstance(module, str) else None}:{function}"

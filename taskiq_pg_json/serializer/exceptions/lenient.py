@@ -6,7 +6,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 from taskiq_pg_json.serializer.encoder import OptimismFailedError
-from taskiq_pg_json.serializer.exceptions.printable import short_repr
+from taskiq_pg_json.serializer.exceptions.printable import INTERRUPTS, printable, short_repr
+from taskiq_pg_json.serializer.keys import told_apart
 from taskiq_pg_json.serializer.nodes import children
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ def encode_or_describe(
     """
     try:
         return encode_value(value, path)
-    except OptimismFailedError:
+    except (OptimismFailedError, *INTERRUPTS):
         raise
-    except Exception:  # noqa: BLE001 - whatever the reason, the rest of the error is stored
+    except BaseException:  # noqa: BLE001 - whatever the reason, the rest of the error is stored
         # Not isinstance(): it would ask an odd object for its __class__.
         if issubclass(type(value), (dict, list)):
             parts = cast("dict[object, object] | list[object]", value)
@@ -48,16 +49,24 @@ def _in_parts(
     fields: dict[str, Node] = {}
     if isinstance(value, list):
         plains: list[object] = []
-        for index, item in enumerate(value[:_MAX_SIZE]):
+        for index, item in enumerate(islice(list.__iter__(value), _MAX_SIZE)):
             plain, node = encode_or_describe(item, f"{path}[{index}]", encode_value, depth)
             plains.append(plain)
             if node is not None:
                 fields[str(index)] = node
         return plains, children(None, fields) or None
     named: dict[str, object] = {}
-    for key, item in islice(value.items(), _MAX_SIZE):
-        name = key if isinstance(key, str) else short_repr(key)
+    some = list(islice(dict.items(value), _MAX_SIZE))
+    names = told_apart([_name_of(key) for key, _ in some])
+    for name, (_, item) in zip(names, some, strict=True):
         named[name], node = encode_or_describe(item, f"{path}.{name}", encode_value, depth)
         if node is not None:
             fields[name] = node
     return named, children(None, fields) or None
+
+
+def _name_of(key: object) -> str:
+    """The text that stands for a key."""
+    if issubclass(type(key), str):
+        return printable(str.__str__(cast("str", key)))
+    return short_repr(key)

@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+INTERRUPTS = (KeyboardInterrupt, SystemExit)
+"""What is meant for the process, wherever it turns up; the panics of an extension are not."""
+
 _MAX_REPR = 200
 _MAX_MESSAGE = 20_000
+_module_of = type.__dict__["__module__"].__get__
+_qualname_of = type.__dict__["__qualname__"].__get__
 
 
 def message_of(exc: BaseException) -> str:
@@ -23,8 +28,14 @@ def short_repr(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    r"""``text`` with what JSONB refuses, NUL and lone surrogates, as ``\x00`` and ``\ud800``."""
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+    r"""``text`` as a ``str``, what JSONB refuses in it as ``\x00`` and ``\ud800``."""
+    return str.replace(text, "\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def names_of(cls: type) -> tuple[str, str]:
+    """Module and qualified name of a class, whatever its metaclass does; neither is empty."""
+    module, qualname = (_called(str, get(cls)) for get in (_module_of, _qualname_of))
+    return printable(module) or "?", printable(qualname) or "?"
 
 
 def elide(text: str, limit: int) -> str:
@@ -38,7 +49,8 @@ def elide(text: str, limit: int) -> str:
 def _called(text_of: Callable[[object], str], value: object) -> str:
     try:
         return text_of(value)
-    except Exception as error:  # noqa: BLE001 - another author's method may raise anything
-        return (
-            f"<{type(value).__qualname__} whose {text_of.__name__}() raises {type(error).__name__}>"
-        )
+    except INTERRUPTS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - another author's method may raise anything
+        cls, raised = (_qualname_of(type(one)) for one in (value, error))
+        return f"<{cls} whose {text_of.__name__}() raises {raised}>"

@@ -22,7 +22,7 @@ from functools import lru_cache
 from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, cast
 
-from taskiq_pg_json.serializer.exceptions.printable import elide, printable
+from taskiq_pg_json.serializer.exceptions.printable import elide, names_of, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,11 +52,9 @@ def format_traceback(exc: BaseException, raised: TracebackType | None, message: 
         text = _format(frames)
     except Exception:  # noqa: BLE001 - a traceback is never worth the error that it belongs to
         return None
-    cls = type(exc)
-    name = (
-        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-    )
-    return f"{elide(printable(text), _MAX_TEXT)}{printable(name)}: {message}\n"
+    module, qualname = names_of(type(exc))
+    name = qualname if module == "builtins" else f"{module}.{qualname}"
+    return f"{elide(printable(text), _MAX_TEXT)}{name}: {message}\n"
 
 
 def _format(frames: list[TracebackType]) -> str:
