@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import math
 import random
@@ -16,12 +17,16 @@ from psycopg import sql
 from road import PROMPTLY, HeldBroker, PickleFormatter, finished
 from taskiq import Context, InMemoryBroker, TaskiqDepends
 
-from taskiq_pg_json import ResultEncodeError, Status, TaskInfoMiddleware
+from taskiq_pg_json import JsonSerializer, ResultEncodeError, Status, TaskInfoMiddleware
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
 pytestmark = pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
 
 RETURN_VALUE = "return_value"
+
+
+class Mood(str, enum.Enum):
+    GOOD = "good"
 
 
 class Unpicklable:
@@ -292,6 +297,9 @@ RAISED = {
     "os error": lambda: FileNotFoundError(2, "gone", "/no/such"),
     "syntax error": lambda: SyntaxError("bad", ("file.py", 1, 2, "text")),
     "recursion": lambda: RecursionError("deep"),
+    "key that is no plain text": lambda: HoldingError({Mood.GOOD: threading.Lock()}),
+    "key with NUL": lambda: HoldingError({"a\0": threading.Lock()}),
+    "key with a surrogate": lambda: HoldingError({"a\ud800": threading.Lock()}),
 }
 
 
@@ -502,6 +510,64 @@ class TestRefusalsOfTheServer:
             result = await backend.get_result(id_)
             assert result.is_err is (id_ == "bad")
             assert result.return_value == (b"null" if id_ == "bad" else value)
+
+
+class Raising(JsonSerializer):
+    """A serializer with a mistake in it: it raises for what ``refuses`` is true of."""
+
+    def __init__(self, refuses, error):
+        super().__init__()
+        self._refuses = refuses
+        self._error = error
+
+    def encode(self, columns, *, task_id):
+        if self._refuses(columns):
+            raise self._error
+        return super().encode(columns, task_id=task_id)
+
+
+class PanicError(BaseException):
+    """As an extension raises it: no ``Exception``."""
+
+
+class TestSerializersWithMistakes:
+    @pytest.mark.parametrize("error", [KeyError("oops\0"), PanicError("oops")], ids=repr)
+    @pytest.mark.parametrize("given", [finished(1), finished(is_err=True, error=ValueError("x"))])
+    async def test_whatever_a_serializer_raises_is_an_end_that_says_so(self, start, error, given):
+        def refuses(columns):
+            return columns["return_value"] == 1 or isinstance(columns.get("error"), ValueError)
+
+        backend = await start(serializer=Raising(refuses, error))
+        await backend.set_result("id", given)
+        result = await backend.get_result("id")
+        assert isinstance(result.error, ResultEncodeError)
+        assert "oops" in str(result.error)
+        assert type(error).__name__ in str(result.error)
+        assert given.error is None or "ValueError, which said: x" in str(result.error)
+
+    @pytest.mark.parametrize(
+        "error",
+        [KeyError("oops"), ResultEncodeError("oops", task_id="", path="args", type_name="")],
+    )
+    async def test_one_that_always_raises_leaves_an_end(self, start, error):
+        backend = await start(serializer=Raising(lambda _: True, error))
+        await backend.set_result("id", finished(1))
+        result = await backend.get_result("id")
+        assert result.is_err
+        assert "oops" in str(result.error)
+
+    async def test_a_call_that_makes_it_raise_does_not_touch_the_result(self, start, start_broker):
+        serializer = Raising(lambda columns: bool(columns.get("args")), KeyError("oops"))
+        backend = await start(serializer=serializer)
+        broker = await start_broker(InMemoryBroker(), backend, TaskInfoMiddleware())
+
+        @broker.task("shop:double")
+        async def double(number):
+            return 2 * number
+
+        task = await double.kiq(4)
+        assert (await task.wait_result(**PROMPTLY)).return_value == 8
+        assert (await backend.store.get(task.task_id)).task_name == "shop:double"
 
 
 async def test_a_failure_to_store_is_logged_with_the_task(broker, caplog):

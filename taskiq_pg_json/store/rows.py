@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from taskiq_pg_json.errors import ResultEncodeError
 from taskiq_pg_json.records import Status
+from taskiq_pg_json.serializer.exceptions import INTERRUPTS, outline_exception
+from taskiq_pg_json.serializer.exceptions.printable import message_of, names_of
+from taskiq_pg_json.serializer.jsontext import dumps
+from taskiq_pg_json.serializer.protocol import EncodedRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from taskiq_pg_json.records import Outcome, Progress, TaskInfo
-    from taskiq_pg_json.serializer.protocol import EncodedRow, ResultSerializer
+    from taskiq_pg_json.serializer.protocol import ResultSerializer
 
 logger = logging.getLogger("taskiq_pg_json")
 
@@ -71,8 +75,35 @@ class RowEncoder:
         """Return the row of a task that has ended.
 
         A return value that cannot be stored makes it a FAILURE whose error says which path and type
-        it was; arguments and labels that cannot are left out.
+        it was; arguments and labels that cannot are left out. No serializer keeps it from an end.
         """
+        try:
+            return self._result(task_id, outcome)
+        except ResultEncodeError as exc:
+            error = exc
+        except INTERRUPTS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - a serializer may be of the user's own
+            if _has_call(outcome):
+                logger.warning("Task %s is stored without its call: %r", task_id, exc)
+                return self.result(task_id, _without_call(outcome))
+            error = _unwritable(task_id, outcome, exc)
+        logger.warning("Task %s is stored as a failure: %s", task_id, error)
+        return self._failure(task_id, outcome, error)
+
+    def _failure(self, task_id: str, outcome: Outcome, error: ResultEncodeError) -> ResultRow:
+        try:
+            return self._result(task_id, _refused(outcome, error))
+        except INTERRUPTS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - then nothing is asked of the serializer
+            logger.warning("Task %s: not even its failure can be encoded: %r", task_id, exc)
+        plain, _ = outline_exception(error)
+        encoded = EncodedRow({"return_value": b"null", "error": dumps(plain)})
+        seconds = _seconds(outcome)
+        return _row(task_id, _FAILURE, encoded, outcome.info, execution_time=seconds)
+
+    def _result(self, task_id: str, outcome: Outcome) -> ResultRow:
         columns: dict[str, object] = {"return_value": outcome.return_value}
         _add_labels(columns, outcome.labels)
         if outcome.error is not None:
@@ -80,17 +111,10 @@ class RowEncoder:
         info = outcome.info
         if info is not None:
             _add_call(columns, info)
-        try:
-            encoded = self._encode(task_id, columns)
-        except ResultEncodeError as error:
-            logger.warning("Task %s is stored as a failure: %s", task_id, error)
-            return self.result(task_id, _refused(outcome, error))
-        seconds = outcome.execution_time
-        if info is not None and info.execution_time is not None:
-            seconds = info.execution_time
+        encoded = self._encode(task_id, columns)
         status = _FAILURE if outcome.is_err else _SUCCESS
         log = outcome.log and _storable(outcome.log)
-        return _row(task_id, status, encoded, info, log=log, execution_time=float(seconds))
+        return _row(task_id, status, encoded, info, log=log, execution_time=_seconds(outcome))
 
     def without_call(self, task_id: str, outcome: Outcome, reason: Exception) -> ResultRow | None:
         """Return the row of a result without what is beside it, which is no reason to lose it.
@@ -144,7 +168,7 @@ class RowEncoder:
             return self._serializer.encode(columns, task_id=task_id)
         except ResultEncodeError as error:
             column = error.path.partition(".")[0].partition("[")[0]
-            if column not in _SIDE_COLUMNS:
+            if column not in _SIDE_COLUMNS or column not in columns:
                 raise
             logger.warning("The %s of task %s are not stored: %s", column, task_id, error)
         rest = {name: value for name, value in columns.items() if name != column}
@@ -209,16 +233,49 @@ def _add_call(columns: dict[str, object], info: TaskInfo) -> None:
         columns["kwargs"] = info.kwargs
 
 
+def _seconds(outcome: Outcome) -> float:
+    info = outcome.info
+    if info is not None and info.execution_time is not None:
+        return float(info.execution_time)
+    return float(outcome.execution_time)
+
+
+def _has_call(outcome: Outcome) -> bool:
+    info = outcome.info
+    return bool(outcome.labels) or (
+        info is not None and not (info.args is None and info.kwargs is None)
+    )
+
+
+def _without_call(outcome: Outcome) -> Outcome:
+    info = outcome.info and replace(outcome.info, args=None, kwargs=None)
+    return replace(outcome, labels={}, info=info)
+
+
 def _bare(outcome: Outcome) -> Outcome:
     """A result without its call; what is left beside it is ASCII, which every database can hold."""
+    outcome = replace(_without_call(outcome), log=None)
     info = outcome.info and replace(
         outcome.info,
-        args=None,
-        kwargs=None,
         task_name=_ascii(outcome.info.task_name),
         worker=outcome.info.worker and _ascii(outcome.info.worker),
     )
-    return replace(outcome, labels={}, log=None, info=info)
+    return replace(outcome, info=info)
+
+
+def _unwritable(task_id: str, outcome: Outcome, reason: BaseException) -> ResultEncodeError:
+    """The error for a result that the serializer could not encode, nor say why."""
+    column = "return_value" if outcome.error is None else "error"
+    value = outcome.return_value if outcome.error is None else outcome.error
+    name = ".".join(names_of(type(value)))
+    said = "" if outcome.error is None else f", which said: {message_of(outcome.error)}"
+    return ResultEncodeError(
+        f"task {task_id}: {column} ({name}{said}) cannot be stored: the serializer raised"
+        f" {'.'.join(names_of(type(reason)))}: {message_of(reason)}",
+        task_id=task_id,
+        path=column,
+        type_name=name,
+    )
 
 
 def _refused(outcome: Outcome, error: ResultEncodeError) -> Outcome:
