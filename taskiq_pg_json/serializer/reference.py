@@ -54,7 +54,9 @@ _REST = """
 
 - A `functools.cached_property` that was computed is computed again.
 - The parameters of a generic dataclass: `Box[int](1)` comes back as `Box(1)`. A generic pydantic
-  model keeps them where they are classes.
+  model keeps them where they are made of classes, `Any`, `None`, `list`, `dict`, `tuple`, `set` and
+  `frozenset`, unions, and `Literal` of str, int, bool and None: `Page[list[Invoice] | None]`. With
+  any other, such as `Page[Annotated[int, Gt(0)]]`, it comes back as `Page`.
 - Two references to one object come back as two equal objects, but for what was pickled.
 - An object that refers to itself, a Struct with `__post_init__`, a class with `__del__`, a class
   inside a function, and a tzinfo of a library other than pydantic are pickled.

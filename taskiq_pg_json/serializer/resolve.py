@@ -42,7 +42,7 @@ class Resolver:
         registered = self._registry.of_name(location)
         if registered is not None:
             return registered.cls if _fits(kind, registered.cls) else None
-        cls = generics.parse(location, self._locate) if "[" in location else self._locate(location)
+        cls = generics.find(location, self._locate) if "[" in location else self._locate(location)
         return cls if cls is not None and _fits(kind, cls) else None
 
     def _locate(self, location: str) -> type | None:
@@ -106,11 +106,22 @@ def walk(module: ModuleType, qualname: str) -> type | None:
 
 
 def location_of(cls: type) -> str | None:
-    """``module:QualName`` when that leads back to the class; None for a local class."""
+    """``module:QualName`` when that leads back to the class; None for a local class.
+
+    A parametrised model whose arguments cannot be named has the name of its generic one.
+    """
     metadata = generics.metadata_of(cls)
     if metadata is not None:
-        return generics.render(cls, location_of)
-    module = sys.modules.get(cls.__module__)
-    if not isinstance(module, ModuleType) or walk(module, cls.__qualname__) is not cls:
-        return None
-    return f"{cls.__module__}:{cls.__qualname__}"
+        name = generics.render(*metadata, location_of)
+        if name is not None and len(name) <= _MAX_NAME and generics.find(name, _imported) is cls:
+            return name
+        return location_of(metadata[0])
+    location = f"{cls.__module__}:{cls.__qualname__}"
+    return location if _imported(location) is cls else None
+
+
+def _imported(location: str) -> type | None:
+    """The class of that location in a module that is imported already."""
+    module_name, _, qualname = location.partition(":")
+    module = sys.modules.get(module_name)
+    return walk(module, qualname) if isinstance(module, ModuleType) else None

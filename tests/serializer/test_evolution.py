@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 from datetime import datetime, timezone
@@ -7,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import orjson
+import pydantic
 import pytest
 import samples
 from sameness import same
@@ -226,6 +228,131 @@ def test_a_library_that_the_reader_lacks_leaves_plain_json_and_warns(
     assert back["kept"] == 1
     if plain is not None:
         assert back["value"] == plain
+
+
+GENERIC = """
+T = typing.TypeVar("T")
+U = typing.TypeVar("U")
+class Colour(enum.Enum):
+    RED = "red"
+class Item(pydantic.BaseModel):
+    price: int
+class Page(pydantic.BaseModel, typing.Generic[T]):
+    items: T
+class Pair(pydantic.BaseModel, typing.Generic[T, U]):
+    left: T
+    right: U
+"""
+NAMED_ARGUMENTS = [
+    "int",
+    "typing.Any",
+    "None",
+    "datetime.datetime",
+    "Item",
+    "list",
+    "list[int]",
+    "typing.List[int]",
+    "dict[str, list[Item]]",
+    "typing.Dict[str, typing.List[Item]]",
+    "tuple[int, ...]",
+    "typing.Tuple[int, str]",
+    "set[Item]",
+    "frozenset[int]",
+    "int | None",
+    "Optional[int]",
+    "typing.Union[str, list[Item], None]",
+    "list[Item | None]",
+    "Page[list[int]]",
+    "Page[Page[Optional[Item]]]",
+    "typing.Literal['a,]|\"\\\\é', 1, True, None]",
+]
+UNNAMED_ARGUMENTS = [
+    "typing.Sequence[int]",
+    "typing.Annotated[int, 5]",
+    "typing.Callable[[int], int]",
+    "typing.Literal[Colour.RED]",
+    "typing.List",
+    "type('Local', (Item,), {}) | None",
+    "typing.Literal['" + "x" * 2_000 + "']",
+]
+
+
+def parametrised(module, argument):
+    """Page[argument] in that version of the module, and a value of it."""
+    cls = module.Page[eval(argument, vars(module))]
+    return cls, cls.model_construct(items=[1])
+
+
+@pytest.mark.parametrize("argument", NAMED_ARGUMENTS)
+def test_a_parametrised_model_comes_back_as_itself_in_another_process(argument, release, written):
+    row = written(parametrised(release(GENERIC), argument)[1])
+    cls, value = parametrised(release(GENERIC), argument)
+    back = read(row)
+    assert type(back) is cls
+    assert back == value
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("argument", UNNAMED_ARGUMENTS, ids=lambda name: name[:40])
+def test_a_model_of_an_argument_without_a_name_comes_back_as_the_generic_one(
+    argument, release, written
+):
+    module = release(GENERIC)
+    back = read(written(parametrised(module, argument)[1]))
+    assert type(back) is module.Page
+    assert back.items == [1]
+
+
+def test_a_model_of_two_arguments_comes_back_as_itself(release, written):
+    module = release(GENERIC)
+    value = module.Pair[list[int] | None, dict[str, module.Item]](left=None, right={})
+    row = written(value)
+    assert b"Pair[list[int]|NoneType,dict[str,shop_models:Item]]" in row.types
+    assert same(read(row), value)
+
+
+@pytest.mark.parametrize("argument", ["datetime.datetime", "Decimal", "list[UUID]", "list[bytes]"])
+def test_what_needs_no_registration_needs_none_as_an_argument(argument, release, written):
+    module = release(GENERIC + "\nfrom decimal import Decimal\nfrom uuid import UUID\n")
+    registry = TypeRegistry()
+    registry.register(module.Page)
+    _, value = parametrised(module, argument)
+    assert same(read(written(value), JsonSerializer(registry, strict=True)), value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["Item", "Colour", "list[shop_models:Item]"])
+def test_strict_takes_no_argument_that_is_not_registered(name, release):
+    module = release(GENERIC)
+    registry = TypeRegistry()
+    registry.register(module.Page)
+    name = name if "[" in name else f"shop_models:{name}"
+    row = EncodedRow(
+        {"return_value": b'{"items":[]}'},
+        orjson.dumps({"v": 1, "return_value": f"model:shop_models:Page[{name}]"}),
+    )
+    assert read(row, JsonSerializer(registry, strict=True)) == {"items": []}
+
+
+@pytest.mark.parametrize(
+    "name", ["Page[int]", "Page[int,str]", "Page[", "a[b]c", "Page[list[int]]"]
+)
+def test_a_class_with_brackets_in_its_name_comes_back_as_itself(name, release, written):
+    module = release(GENERIC)
+    for cls in (
+        pydantic.create_model(name, x=(int, ...), __module__="shop_models"),
+        dataclasses.make_dataclass(name, ["x"], namespace={"__module__": "shop_models"}),
+    ):
+        setattr(module, name, cls)
+        assert type(read(written(cls(x=1)))) is cls
+
+
+def test_a_class_with_the_name_of_a_parametrised_model_does_not_take_its_place(release, written):
+    module = release(GENERIC)
+    named = pydantic.create_model("Page[int]", items=(int, ...), __module__="shop_models")
+    setattr(module, "Page[int]", named)
+    assert type(read(written(module.Page[int](items=1)))) is module.Page
+    assert type(read(written(named(items=1)))) is named
 
 
 GOLDEN_VALUES = {
