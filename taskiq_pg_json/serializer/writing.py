@@ -16,6 +16,7 @@ from taskiq_pg_json.serializer.exceptions import (
 from taskiq_pg_json.serializer.jsontext import EMPTY, NUL, dumps, has_nul
 from taskiq_pg_json.serializer.nodes import VERSION
 from taskiq_pg_json.serializer.protocol import EncodedRow
+from taskiq_pg_json.serializer.raised import encode_exception
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -118,7 +119,7 @@ class RowWriter:
         encoder = self._encoder
         room, encoder.depth, encoder.budget = encoder.room, 0, budget
         try:
-            plain, node = encoder.encode(value)
+            plain, node = _encoded(encoder, name, value)
             if encoder.room < 0:
                 return None, node
             data = dumps(plain)
@@ -154,7 +155,7 @@ class RowWriter:
         )
         try:
             try:
-                plain, node = encoder.encode(value)
+                plain, node = _encoded(encoder, name, value)
                 parts = encoder.encode_parts()
             except OverBudgetError:
                 del self._leaves[leaves:]
@@ -183,6 +184,13 @@ class RowWriter:
             path=self._largest,
             type_name="bytes",
         )
+
+
+def _encoded(encoder: Encoder, name: str, value: object) -> Encoded:
+    """A column encoded; an error is stored as one, should its class have a codec too."""
+    if name == "error" and isinstance(value, BaseException):
+        return encode_exception(encoder, value)
+    return encoder.encode(value)
 
 
 def _briefly(exc: BaseException) -> Iterator[tuple[bytes, Node]]:

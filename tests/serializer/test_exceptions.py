@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 from taskiq.exceptions import TaskiqResultTimeoutError
 
-from taskiq_pg_json import JsonSerializer
+from taskiq_pg_json import JsonSerializer, TypeRegistry
 from taskiq_pg_json.errors import RemoteError, ResultDecodeError
 from taskiq_pg_json.serializer import exceptions, writing
 from taskiq_pg_json.serializer.exceptions.fingerprint import generic_message
@@ -545,6 +545,24 @@ def test_text_that_needs_care_in_the_keys_of_an_argument_comes_back(value, colum
     serializer = JsonSerializer()
     row = jsonb_roundtrip(serializer.encode({column: ValueError(value)}, task_id="t"))
     assert serializer.decode(row, task_id="t")[column].args == (value,)
+
+
+def test_an_error_of_a_class_with_a_codec_is_stored_as_an_error(jsonb_roundtrip):
+    registry = TypeRegistry()
+    registry.register(
+        SlottedError,
+        name="slotted",
+        encode=lambda exc: {"code": exc.code},
+        decode=lambda data: SlottedError(data["code"], "decoded"),
+    )
+    serializer = JsonSerializer(registry)
+    exc = raised(SlottedError(1, "private"), cause=SlottedError(2, "cause"))
+    row = jsonb_roundtrip(serializer.encode({"error": exc, "return_value": exc}, task_id="t"))
+    assert orjson.loads(row.columns["error"])["type"] == "SlottedError"
+    assert orjson.loads(row.columns["return_value"]) == {"code": 1}
+    back = serializer.decode(row, task_id="t")
+    assert (back["error"].private, back["error"].__cause__.private) == ("private", "cause")
+    assert (back["return_value"].code, back["return_value"].private) == (1, "decoded")
 
 
 def test_an_exception_among_its_own_arguments_is_stored(comes_back):
