@@ -21,8 +21,9 @@ def encode_exception(encoder: Encoder, value: BaseException) -> Encoded:
 
     One that is met again inside itself is stored as its class and message there.
     """
+    name_of = encoder.plan.registry.name_of
     if id(value) in encoder.open_errors:
-        return exceptions.outline_exception(value)
+        return exceptions.outline_exception(value, name_of)
     depth = encoder.depth
 
     def encode_value(child: object, path: str) -> Encoded:
@@ -43,7 +44,7 @@ def encode_exception(encoder: Encoder, value: BaseException) -> Encoded:
 
     encoder.open_errors.add(id(value))
     try:
-        return exceptions.encode_exception(value, "", encode_value)
+        return exceptions.encode_exception(value, "", encode_value, name_of)
     finally:
         encoder.open_errors.discard(id(value))
 

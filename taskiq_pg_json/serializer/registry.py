@@ -97,6 +97,11 @@ class TypeRegistry:
         """The registration of a class."""
         return self._by_class.get(cls)
 
+    def name_of(self, cls: type) -> str | None:
+        """The stored name of a class; None for one that is not registered."""
+        entry = self._by_class.get(cls)
+        return None if entry is None else entry.name
+
     def of_name(self, name: str) -> Registration | None:
         """The registration that has, or once had, a stored name."""
         return self._by_name.get(name)

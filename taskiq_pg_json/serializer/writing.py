@@ -53,7 +53,7 @@ class RowWriter:
         row = self._write(columns, None)
         error = columns.get("error")
         if row is None and isinstance(error, BaseException):
-            for brief in _briefly(error):
+            for brief in self._briefly(error):
                 self._start()
                 row = self._write(columns, brief)
                 if row is not None:
@@ -69,13 +69,13 @@ class RowWriter:
         written: dict[str, bytes] = {}
         nodes: dict[str, object] = {}
         for name, value in columns.items():
-            empty = EMPTY.get(type(value))
-            if empty is not None and not value:
-                written[name] = empty
-                continue
             if name == "error" and isinstance(value, BaseException):
                 data, node = error or self._error(value)
             else:
+                empty = EMPTY.get(type(value))
+                if empty is not None and not value:
+                    written[name] = empty
+                    continue
                 data, node = self._column(name, value)
             if data is None:
                 self._largest, self._size = name, f"more than {self._plan.max_bytes:,}"
@@ -110,7 +110,7 @@ class RowWriter:
             pass
         del self._leaves[leaves:]
         del self._parts[parts:]
-        return next(_briefly(exc))
+        return next(self._briefly(exc))
 
     def _column(self, name: str, value: object) -> tuple[bytes | None, Node | None]:
         """The text of a column, and its node; None for text that would be too much to write."""
@@ -160,7 +160,7 @@ class RowWriter:
             except OverBudgetError:
                 del self._leaves[leaves:]
                 if isinstance(value, BaseException):
-                    plain, node = describe_exception(value)
+                    plain, node = describe_exception(value, self._plan.registry.name_of)
                 else:
                     plain, node = encoder.encode_whole(value)
                 parts = []
@@ -174,6 +174,20 @@ class RowWriter:
             raise encoder.refusal(value, f"{type(exc).__name__}: {exc}") from exc
         self._parts += parts
         return data, node
+
+    def _briefly(self, exc: BaseException) -> Iterator[tuple[bytes, Node]]:
+        """The text of an error and its node, in ever fewer words that can be stored."""
+        for shorten in (describe_exception, outline_exception):
+            try:
+                plain, node = shorten(exc, self._plan.registry.name_of)
+                data = dumps(plain)
+                storable = _is_storable(data, node, ())
+            except INTERRUPTS:
+                raise
+            except BaseException:  # noqa: BLE001, S112 - the outline is text of our own alone
+                continue
+            if storable:
+                yield data, node
 
     def _too_large(self) -> ResultEncodeError:
         return ResultEncodeError(
@@ -191,21 +205,6 @@ def _encoded(encoder: Encoder, name: str, value: object) -> Encoded:
     if name == "error" and isinstance(value, BaseException):
         return encode_exception(encoder, value)
     return encoder.encode(value)
-
-
-def _briefly(exc: BaseException) -> Iterator[tuple[bytes, Node]]:
-    """The text of an error and its node, in ever fewer words that can be stored."""
-    for shorten in (describe_exception, outline_exception):
-        try:
-            plain, node = shorten(exc)
-            data = dumps(plain)
-            storable = _is_storable(data, node, ())
-        except INTERRUPTS:
-            raise
-        except BaseException:  # noqa: BLE001, S112 - the outline is text of our own alone
-            continue
-        if storable:
-            yield data, node
 
 
 def _is_storable(data: bytes, node: Node | None, parts: Sequence[Encoded]) -> bool:

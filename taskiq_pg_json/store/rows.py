@@ -98,7 +98,7 @@ class RowEncoder:
             raise
         except BaseException as exc:  # noqa: BLE001 - then nothing is asked of the serializer
             logger.warning("Task %s: not even its failure can be encoded: %r", task_id, exc)
-        plain, _ = outline_exception(error)
+        plain, _ = outline_exception(error, lambda _cls: None)
         encoded = EncodedRow({"return_value": b"null", "error": dumps(plain)})
         seconds = _seconds(outcome)
         return _row(task_id, _FAILURE, encoded, outcome.info, execution_time=seconds)

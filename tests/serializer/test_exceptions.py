@@ -547,6 +547,36 @@ def test_text_that_needs_care_in_the_keys_of_an_argument_comes_back(value, colum
     assert serializer.decode(row, task_id="t")[column].args == (value,)
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_the_registered_name_of_an_error_stands_in_the_row_for_good(jsonb_roundtrip, behind):
+    before, after = TypeRegistry(), TypeRegistry()
+    before.register(SlottedError, name="slotted")
+    moved = type("MovedError", (ValueError,), {"__slots__": ("_SlottedError__private", "code")})
+    after.register(moved, name="slotted")
+    exc = SlottedError(1, "private")
+    error = raised(ValueError("x"), cause=exc) if behind else exc
+    row = jsonb_roundtrip(JsonSerializer(before).encode({"error": error}, task_id="t"))
+
+    def read(registry):
+        back = JsonSerializer(registry).decode(row, task_id="t")["error"]
+        return back.__cause__ if behind else back
+
+    assert type(read(before)) is SlottedError
+    assert type(read(after)) is moved
+    assert read(after).code == 1
+    unknown = read(TypeRegistry())
+    assert isinstance(unknown, RemoteError)
+    assert unknown.type_name == "test_exceptions.SlottedError"
+
+
+def test_an_error_that_was_stored_before_it_was_registered_is_read(jsonb_roundtrip):
+    row = jsonb_roundtrip(JsonSerializer().encode({"error": SlottedError(1, "x")}, task_id="t"))
+    registry = TypeRegistry()
+    registry.register(SlottedError, name="slotted")
+    back = JsonSerializer(registry).decode(row, task_id="t")["error"]
+    assert (type(back), back.code) == (SlottedError, 1)
+
+
 def test_an_error_of_a_class_with_a_codec_is_stored_as_an_error(jsonb_roundtrip):
     registry = TypeRegistry()
     registry.register(
@@ -651,6 +681,9 @@ class Nameless(type):
         if name in {"__module__", "__qualname__", "__name__"}:
             raise RuntimeError("no name")
         return type.__getattribute__(cls, name)
+
+    def __hash__(cls):
+        raise RuntimeError("no hash")
 
 
 @pytest.mark.parametrize("make", [ValueError, PanickingError])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _ROOT = "$"
-_TYPE_NAME = re.compile("exception:[^:]+:.+", re.DOTALL)
+_TYPE_NAME = re.compile("exception:.+", re.DOTALL)
 
 
 def decode_exception(
@@ -167,7 +167,9 @@ def _made(
             raise
         except BaseException:  # noqa: BLE001, S110 - the stand-in below has all that is stored
             pass
-    _, module, qualname = stored.name.split(":", 2)
+    module, colon, qualname = stored.name.partition(":")[2].partition(":")
+    if not colon:
+        module, qualname = (_text(stored.plain, key, stored.path) for key in ("module", "type"))
     error = RemoteError.of(printable(module), printable(qualname), message, stored.plain)
     return restore(error, args, {**attrs, "exceptions": tuple(members)} if members else attrs)
 

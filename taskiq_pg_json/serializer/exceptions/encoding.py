@@ -20,7 +20,11 @@ from taskiq_pg_json.serializer.exceptions.state import children_of, links_of, no
 from taskiq_pg_json.serializer.exceptions.tracebacks import format_traceback
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taskiq_pg_json.serializer.protocol import Encoded, EncodeValue, Node
+
+    NameOf = Callable[[type], str | None]
 
 _ROOT = "$"
 _MAX_DEPTH = 50
@@ -29,22 +33,25 @@ _MAX_DESCRIBED = 2_000
 
 
 def encode_exception(
-    exc: BaseException, path: str, encode_value: EncodeValue
+    exc: BaseException, path: str, encode_value: EncodeValue, name_of: NameOf
 ) -> tuple[dict[str, object], Node]:
     """``exc``, and every error behind it, as JSON and its node.
+
+    ``name_of`` gives the stored name of a class that has one of its own.
 
     Raises:
         OptimismFailedError: the whole row is to be encoded once more; nothing else.
     """
-    plain, node = _Encoder(path, encode_value).encode_or_outline(exc, _ROOT, 0)
+    plain, node = _Encoder(path, encode_value, name_of).encode_or_outline(exc, _ROOT, 0)
     plain["fingerprint"] = fingerprint(exc, cast("str", plain["message"]))
     return plain, node
 
 
 class _Encoder:
-    def __init__(self, path: str, encode_value: EncodeValue) -> None:
+    def __init__(self, path: str, encode_value: EncodeValue, name_of: NameOf) -> None:
         self._path = path
         self._encode_value = encode_value
+        self._name_of = name_of
         self._seen: dict[int, str] = {}
 
     def encode_or_outline(
@@ -61,9 +68,9 @@ class _Encoder:
                 while len(self._seen) > seen:
                     self._seen.popitem()
             else:
-                name = _type_name(exc)
+                name = _type_name(exc, self._name_of)
                 return plain, {"type": name, "fields": fields} if fields else name
-        return outline_exception(exc)
+        return outline_exception(exc, self._name_of)
 
     def _encode(
         self, exc: BaseException, where: str, depth: int
@@ -115,9 +122,9 @@ def _put(plain: dict[str, object], fields: dict[str, Node], key: str, encoded: E
         fields[key] = node
 
 
-def describe_exception(exc: BaseException) -> tuple[dict[str, object], Node]:
+def describe_exception(exc: BaseException, name_of: NameOf) -> tuple[dict[str, object], Node]:
     """``exc`` with its traceback and causes, what it holds cut short; never raises."""
-    return encode_exception(exc, "", _describe)
+    return encode_exception(exc, "", _describe, name_of)
 
 
 def _describe(value: object, path: str) -> Encoded:
@@ -128,11 +135,11 @@ def _describe(value: object, path: str) -> Encoded:
     return short_repr(value), None
 
 
-def outline_exception(exc: BaseException) -> tuple[dict[str, object], Node]:
+def outline_exception(exc: BaseException, name_of: NameOf) -> tuple[dict[str, object], Node]:
     """The class and the message of ``exc`` alone, marked as ``truncated``; never raises."""
     plain = _outline(exc)
     plain["message"] = elide(cast("str", plain["message"]), _MAX_DESCRIBED)
-    return {**plain, "truncated": True}, _type_name(exc)
+    return {**plain, "truncated": True}, _type_name(exc, name_of)
 
 
 def _outline(exc: BaseException) -> dict[str, object]:
@@ -140,5 +147,10 @@ def _outline(exc: BaseException) -> dict[str, object]:
     return {"type": qualname, "module": module, "message": message_of(exc)}
 
 
-def _type_name(exc: BaseException) -> str:
-    return "exception:{}:{}".format(*names_of(type(exc)))
+def _type_name(exc: BaseException, name_of: NameOf) -> str:
+    cls = type(exc)
+    try:
+        name = name_of(cls)
+    except Exception:  # noqa: BLE001 - of a class that cannot be looked up, as it has no hash
+        name = None
+    return f"exception:{printable(name or ':'.join(names_of(cls)))}"
