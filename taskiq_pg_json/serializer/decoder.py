@@ -6,6 +6,7 @@ Whatever goes wrong here means a damaged row; the serializer turns any exception
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -41,6 +42,9 @@ _READERS: dict[str, Reader] = {
     **optional.READERS,
     "custom": custom.read,
 }
+_NAN_BITS = re.compile("[0-9a-f]{16}")
+"""What follows ``float:`` for a NaN with a payload; anything else there is the name of a class."""
+
 SHAPED = frozenset({"dataclass", "attrs", "struct", "namedtuple", "model"})
 
 
@@ -109,7 +113,11 @@ class Decoder:
         self, plain: object, name: str, node: Node
     ) -> object:
         head, _, argument = name.partition(":")
-        if head in PAYLOADS and ":" in argument:
+        if (
+            argument
+            and head in PAYLOADS
+            and not (head == "float" and _NAN_BITS.fullmatch(argument))
+        ):
             return self._classed(plain, head, name, node)
         leaf = LEAVES.get(head)
         if leaf is not None:

@@ -20,6 +20,7 @@ from taskiq_pg_json.serializer import (
     JsonSerializer,
     PickledValueWarning,
     TypeRegistry,
+    UnresolvedTypeWarning,
     writing,
 )
 
@@ -104,6 +105,34 @@ def test_a_registered_codec_stores_json_that_a_person_can_query(jsonb_roundtrip)
     assert row.columns["return_value"] == b'{"price":{"amount":"9.90","currency":"EUR"}}'
     assert row.pickled is None
     assert back(value, jsonb_roundtrip, serializer) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        samples.Name("q"),
+        samples.Count(3),
+        samples.Metres(1.5),
+        samples.Metres("-inf"),
+        samples.Ids([1, (2,)]),
+        samples.Settings(b=1, a=2),
+        samples.Unique([1]),
+    ],
+    ids=repr,
+)
+def test_a_subclass_of_a_builtin_comes_back_under_a_short_name(value, jsonb_roundtrip):
+    registry = TypeRegistry()
+    registry.register(type(value), name="short")
+    given = [value, {"a": value}]
+    assert same(back(given, jsonb_roundtrip, JsonSerializer(registry)), given)
+
+
+def test_a_short_name_that_is_not_known_leaves_plain_json(jsonb_roundtrip):
+    registry = TypeRegistry()
+    registry.register(samples.Metres, name="metres")
+    row = jsonb_roundtrip(encoded(samples.Metres(1.5), JsonSerializer(registry)))
+    with pytest.warns(UnresolvedTypeWarning, match="float:metres"):
+        assert JsonSerializer().decode(row, task_id="t") == {"return_value": 1.5}
 
 
 def test_a_class_registered_late_is_encoded_by_its_codec():
