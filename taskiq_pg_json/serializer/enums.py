@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from taskiq_pg_json.serializer.protocol import Encoded, Node
 
 _INT64 = range(-(2**63), 2**63)
-_FLAG_MISSING = inherited(enum.Flag, "_missing_")
+# Python 3.10 has another for IntFlag
+_COMBINING = tuple(inherited(cls, "_missing_") for cls in (enum.Flag, enum.IntFlag))
 
 
 def handler(cls: type, name: str) -> Callable[[Encoder, Any], Encoded]:
@@ -26,8 +27,9 @@ def handler(cls: type, name: str) -> Callable[[Encoder, Any], Encoded]:
 
     def encode(encoder: Encoder, value: enum.Enum) -> Encoded:
         plain = value._value_
-        # two members may share a value that compares equal, such as 1 and True
-        if _is_json(plain) and of_value(members, plain) is value:
+        # two members may share a value that compares equal, such as 1 and True; and what a class
+        # has made of a value in this process need not be there in another
+        if _is_json(plain) and of_value(members, plain) is value and _is_lasting(members, value):
             return plain, name
         label = value._name_
         if label is not None and of_name(members, label) is value and is_clean(label):
@@ -35,6 +37,11 @@ def handler(cls: type, name: str) -> Callable[[Encoder, Any], Encoded]:
         return encode_unknown(encoder, value)
 
     return encode
+
+
+def _is_lasting(cls: type[enum.Enum], value: enum.Enum) -> bool:
+    """Whether every process has the member, or can combine it."""
+    return cls.__members__.get(value._name_) is value or _combines(cls)
 
 
 def _is_json(value: object) -> bool:
@@ -56,12 +63,14 @@ def of_value(cls: type[enum.Enum], value: object) -> enum.Enum | None:
         return None
     if member is None and type(value) is int and _combines(cls):
         try:
-            return cls(value)
+            combined = cls(value)
         except ValueError:
             return None
+        # an int, where the class ejects what it does not know
+        return combined if isinstance(combined, cls) else None
     return member
 
 
 def _combines(cls: type[enum.Enum]) -> bool:
     """Whether members are flags that the standard library combines."""
-    return issubclass(cls, enum.Flag) and inherited(cls, "_missing_") is _FLAG_MISSING
+    return issubclass(cls, enum.Flag) and inherited(cls, "_missing_") in _COMBINING

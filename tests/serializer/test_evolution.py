@@ -230,6 +230,56 @@ def test_a_library_that_the_reader_lacks_leaves_plain_json_and_warns(
         assert back["value"] == plain
 
 
+FLAGS = """
+class Bits(enum.IntFlag):
+    A = 1
+    B = 2
+    C = 4
+class Plain(enum.Flag):
+    A = 1
+    B = 2
+class Odd(enum.Flag):
+    A = 1
+    B = 2
+    @classmethod
+    def _missing_(cls, value):
+        return cls[value] if isinstance(value, str) else super()._missing_(value)
+class Open(enum.Enum):
+    A = "a"
+    @classmethod
+    def _missing_(cls, value):
+        made = object.__new__(cls)
+        made._name_, made._value_ = "UNKNOWN", value
+        return cls._value2member_map_.setdefault(value, made)
+"""
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize(
+    ("make", "pickled"),
+    [
+        ("Bits.A | Bits.C", False),
+        ("~Bits.A", False),
+        ("Bits(8)", False),
+        ("Bits(0)", False),
+        ("Plain.A | Plain.B", False),
+        ("Odd.A", False),
+        ("Odd.A | Odd.B", True),
+        ("Open.A", False),
+        ("Open('zz')", True),
+    ],
+)
+def test_what_an_enum_makes_of_a_value_is_made_again_in_another_process(
+    make, pickled, release, written
+):
+    row = written(eval(make, vars(release(FLAGS))), JsonSerializer())
+    assert (row.pickled is not None) is pickled
+    module = release(FLAGS)
+    back = read(row, JsonSerializer())
+    assert type(back).__module__ == "shop_models"
+    assert back is eval(make, vars(module))
+
+
 GENERIC = """
 T = typing.TypeVar("T")
 U = typing.TypeVar("U")
