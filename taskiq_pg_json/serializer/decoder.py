@@ -60,11 +60,11 @@ class Decoder:
         self.reading = reading
         self.registry = reading.registry
         self.leaves = leaves
-        self.parts: dict[int, object] = {}
+        self._parts: dict[int, object] | None = None
 
     def column_of(self, name: str, plain: object, node: Node | None, parts: object) -> object:
         """The value of one column, and first that of the parts which nesting was cut into."""
-        if parts is not None and not self.parts:
+        if parts is not None and self._parts is None:
             self._decode_parts(parts)
         if name == "error" and type(node) is not dict:
             return raised.read_exception(self, plain, "", node)
@@ -77,13 +77,16 @@ class Decoder:
         """
         if type(parts) is not list:
             raise TypeError("'parts' is no list")
-        try:
-            for number in reversed(range(len(parts))):
-                part, node = parts[number]
-                self.parts[number] = self.decode(part, node)
-        except Exception:
-            self.parts.clear()
-            raise
+        self._parts = {}
+        for number in reversed(range(len(parts))):
+            part, node = parts[number]
+            self._parts[number] = self.decode(part, node)
+
+    def _take_part(self, number: int) -> object:
+        """A part, which has one place: two in each would make a value without end of a few."""
+        if self._parts is None or number not in self._parts:
+            raise ValueError(f"there is no part {number}, or it has another place already")
+        return self._parts.pop(number)
 
     def decode(self, plain: object, node: Node | None) -> object:
         """Any value; None stays None."""
@@ -132,7 +135,7 @@ class Decoder:
         if head == NULL:
             return None
         if head == "part":
-            return self.parts[_number(int(argument))]
+            return self._take_part(_number(int(argument)))
         return self._classed(plain, head, name, node)
 
     def _classed(self, plain: object, kind: str, name: str, node: Node) -> object:

@@ -232,6 +232,47 @@ def test_only_exceptions_are_made_of_errors():
         assert isinstance(back, RemoteError)
 
 
+@pytest.mark.timeout(20)
+def test_a_part_has_one_place():
+    parts = [
+        [["", ""], {"type": "tuple", "fields": {"0": f"part:{n}", "1": f"part:{n}"}}]
+        for n in range(1, 50)
+    ]
+    types = {"v": 1, "return_value": {"type": "set", "items": "part:0"}}
+    types["parts"] = [*parts, [[1], "tuple"]]
+    row = EncodedRow({"return_value": b'[""]'}, orjson.dumps(types))
+    with pytest.raises(ResultDecodeError, match="part"):
+        JsonSerializer().decode(row, task_id="t")
+
+
+def chained_groups(number, step, references=1):
+    """The row of a group of so many groups, each of which refers to the one beside it."""
+
+    def group(place):
+        members = [{"same_as": f"$.children[{place + step}]"}] * references
+        return {"type": "G", "module": "m", "message": "g", "args": ["g"], "children": members}
+
+    children = [group(place) for place in range(number)]
+    children[0 if step < 0 else -1] = {"type": "E", "module": "m", "message": "e", "args": ["e"]}
+    error = {"type": "G", "module": "m", "message": "g", "args": ["g"], "children": children}
+    return EncodedRow({"error": orjson.dumps(error)})
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_groups_that_refer_to_each_other_come_back(step):
+    back = JsonSerializer().decode(chained_groups(1_000, step), task_id="t")["error"]
+    assert len(back.exceptions) == 1_000
+    assert back.exceptions[1].exceptions[0] is back.exceptions[1 + step]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("step", [1, -1])
+@pytest.mark.parametrize(("number", "references"), [(20_000, 1), (30, 2)])
+def test_groups_that_would_be_printed_without_end_are_refused(step, number, references):
+    with pytest.raises(ResultDecodeError, match="share"):
+        JsonSerializer().decode(chained_groups(number, step, references), task_id="t")
+
+
 def test_a_module_that_is_not_imported_stays_so_unless_it_is_allowed(tmp_path, monkeypatch):
     (tmp_path / "shop_of_this_test.py").write_text(
         "from dataclasses import dataclass\n@dataclass\nclass Item:\n    price: int\n"

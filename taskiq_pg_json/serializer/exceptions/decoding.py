@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _ROOT = "$"
+_MAX_PRINTED = 1_000_000
+"""Errors that an error may print, each as often as it is a member of a group in there."""
 _TYPE_NAME = re.compile("exception:.+", re.DOTALL)
 
 
@@ -97,25 +99,36 @@ class _Decoder:
 
     def _make_all(self) -> None:
         """Make every error, those of a group before the group, whose members are then fixed."""
-        waiting = list(self._stored)
-        while waiting:
-            later = [where for where in reversed(waiting) if not self._make(where)]
-            if len(later) == len(waiting):
-                stored = self._stored[later[0]]
-                raise _damaged(stored.path, stored.plain, "a group's members are errors beside it")
-            waiting = later[::-1]
+        members: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {}
+        for where, stored in self._stored.items():
+            members[where] = [self._other(place, stored) for place in stored.children]
+            for member in set(members[where]):
+                groups.setdefault(member, []).append(where)
+        lacking = {where: len(set(others)) for where, others in members.items()}
+        ready = [where for where, number in lacking.items() if not number]
+        sizes: dict[str, int] = {}
+        while ready:
+            where = ready.pop()
+            sizes[where] = 1 + sum(sizes[member] for member in members[where])
+            if sizes[where] > _MAX_PRINTED:
+                stored = self._stored[where]
+                raise _damaged(stored.path, stored.plain, "groups that share fewer errors")
+            self._make(where, [self._made[member] for member in members[where]])
+            for group in groups.get(where, ()):
+                lacking[group] -= 1
+                if not lacking[group]:
+                    ready.append(group)
+        if len(self._made) < len(self._stored):
+            stored = next(self._stored[where] for where in lacking if where not in self._made)
+            raise _damaged(stored.path, stored.plain, "a group's members are errors beside it")
 
-    def _make(self, where: str) -> bool:
+    def _make(self, where: str, members: list[BaseException]) -> None:
         stored = self._stored[where]
-        children = [self._other(place, stored) for place in stored.children]
-        if not all(child in self._made for child in children):
-            return False
-        members = [self._made[child] for child in children]
         args = self._part(stored, "args", list) or []
         attrs = self._part(stored, "attrs", dict) or {}
         cls = self._resolve(stored.name, stored.path)
         self._made[where] = _made(cls, stored, args, attrs, members)
-        return True
 
     def _part(self, stored: _Stored, key: str, expected: type[_T]) -> _T | None:
         if key not in stored.plain:
