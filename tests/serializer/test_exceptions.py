@@ -500,6 +500,31 @@ def test_a_validation_error_comes_back(comes_back, model, data):
     assert [e["loc"] for e in back.errors()] == [e["loc"] for e in caught.value.errors()]
 
 
+class Listing(pydantic.BaseModel):
+    numbers: list[int]
+    by_name: dict[str, int] = {}
+    order: Order | None = None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"numbers": {}}',
+        '{"numbers": [], "by_name": []}',
+        '{"numbers": ["x"], "by_name": {"a": null}, "order": 1}',
+        '{"numbers": "x", "order": {"number": 1, "amount": 9, "customer": "me"}}',
+        "{bad",
+        "[]",
+    ],
+)
+def test_a_validation_error_about_json_comes_back(comes_back, text):
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Listing.model_validate_json(text)
+    back = comes_back(caught.value)
+    assert str(back) == str(caught.value)
+    assert [e["msg"] for e in back.errors()] == [e["msg"] for e in caught.value.errors()]
+
+
 def test_an_input_that_a_model_hides_does_not_reach_the_database(comes_back, stored):
     number = f"4111-{1111}"
     with pytest.raises(pydantic.ValidationError) as caught:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import pydantic_core
 from psycopg.errors import Diagnostic
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from psycopg.pq.abc import PGresult
+
+    _InputType = Literal["python", "json"]
 
 _CONNECTION = frozenset({"_info", "_encoding", "_pgconn"})
 _DIAGNOSTICS = {field.name.lower(): field for field in DiagnosticField}
@@ -50,16 +52,37 @@ def validation_error(
     """The error of those details, and the attributes that are still to be set on it."""
     rest = {name: value for name, value in attrs.items() if name not in _VALIDATION}
     details = cast("list[pydantic_core.ErrorDetails]", attrs["errors"])
+    input_type = _input_type(details)
     exc = pydantic_core.ValidationError.from_exception_data(
         cast("str", attrs["title"]),
-        [_line_error(detail) for detail in details],
+        [_line_error(detail, input_type) for detail in details],
+        input_type,
         hide_input=attrs.get("hide_input") is True,
     )
     return exc, rest
 
 
-def _line_error(detail: pydantic_core.ErrorDetails) -> pydantic_core.InitErrorDetails:
+def _input_type(details: list[pydantic_core.ErrorDetails]) -> _InputType:
+    """What was validated, which pydantic does not tell; its messages about JSON differ."""
+    for detail in details:
+        line = _own_line(detail)
+        if detail["msg"] == _message(line, "json") != _message(line, "python"):
+            return "json"
+    return "python"
+
+
+def _line_error(
+    detail: pydantic_core.ErrorDetails, input_type: _InputType
+) -> pydantic_core.InitErrorDetails:
     """One of pydantic's own errors where the message is its own, else a custom one."""
+    line = _own_line(detail)
+    if _message(line, input_type) == detail["msg"]:
+        return line
+    custom = pydantic_core.PydanticCustomError(detail["type"], detail["msg"], detail.get("ctx"))
+    return {"type": custom, "loc": detail["loc"], "input": detail.get("input")}
+
+
+def _own_line(detail: pydantic_core.ErrorDetails) -> pydantic_core.InitErrorDetails:
     line: pydantic_core.InitErrorDetails = {
         "type": detail["type"],
         "loc": detail["loc"],
@@ -68,15 +91,12 @@ def _line_error(detail: pydantic_core.ErrorDetails) -> pydantic_core.InitErrorDe
     context = detail.get("ctx")
     if context is not None:
         line["ctx"] = context
-    if _message(line) != detail["msg"]:
-        custom = pydantic_core.PydanticCustomError(detail["type"], detail["msg"], context)
-        return {"type": custom, "loc": detail["loc"], "input": detail.get("input")}
     return line
 
 
-def _message(line: pydantic_core.InitErrorDetails) -> str | None:
+def _message(line: pydantic_core.InitErrorDetails, input_type: _InputType) -> str | None:
     try:
-        rebuilt = pydantic_core.ValidationError.from_exception_data("", [line])
+        rebuilt = pydantic_core.ValidationError.from_exception_data("", [line], input_type)
     except (KeyError, TypeError, ValueError):
         return None
     return rebuilt.errors(include_url=False)[0]["msg"]
