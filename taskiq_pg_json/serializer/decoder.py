@@ -21,7 +21,7 @@ from taskiq_pg_json.serializer.shapes import shape_of
 from taskiq_pg_json.serializer.text import decode_int, decode_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from taskiq_pg_json.serializer.classes import Shape
     from taskiq_pg_json.serializer.protocol import Node
@@ -54,6 +54,9 @@ class Decoder:
     Args:
         reading: the decoding side of the serializer.
         leaves: loads the pickled leaf of a number.
+
+    Attributes:
+        unknown: values so far whose types were not to be had.
     """
 
     def __init__(self, reading: Reading, leaves: Callable[[int], object]) -> None:
@@ -61,6 +64,7 @@ class Decoder:
         self.registry = reading.registry
         self.leaves = leaves
         self._parts: dict[int, object] | None = None
+        self.unknown = 0
 
     def column_of(self, name: str, plain: object, node: Node | None, parts: object) -> object:
         """The value of one column, and first that of the parts which nesting was cut into."""
@@ -149,11 +153,18 @@ class Decoder:
             member = (enums.of_name if by_name else enums.of_value)(cast("Any", cls), plain)
             return self.unresolved(name, plain) if member is None else member
         if kind in PAYLOADS:
-            return restore_payload(cls, kind, self.inner(plain, node))
+            return self._payload(cls, kind, plain, node)
         try:
             return shape_of(cls, kind, name).restore(self, cast("Any", plain), node)
         except FieldsChangedError as exc:
             return self.unresolved(name, plain, str(exc))
+
+    def _payload(self, cls: type, kind: str, plain: object, node: Node) -> object:
+        unknown = self.unknown
+        value = self.inner(plain, node)
+        if self.unknown > unknown and type(value) is list and kind in {"set", "frozenset"}:
+            return value  # which could not become a set
+        return restore_payload(cls, kind, value)
 
     def find(self, name: str) -> type | None:
         """The class of a stored type name."""
@@ -175,6 +186,7 @@ class Decoder:
 
     def unresolved(self, name: str, plain: object, reason: str = "") -> object:
         """What stands for a value whose type is not to be had."""
+        self.unknown += 1
         return self.reading.unresolved(name, plain, reason)
 
     def inner(self, plain: object, node: Node) -> Any:  # noqa: ANN401 - its reader knows
@@ -246,12 +258,40 @@ class Decoder:
         return plain
 
     def with_keys(self, plain: dict[str, object], keys: object) -> dict[Any, object]:
-        """The dict under the keys that its texts stand for."""
-        return {
-            key if node is None else self.decode(_own_copy(key), node): plain[text]
+        """The dict under the keys that its texts stand for.
+
+        It stays under the texts where a type in a key is not to be had, and its plain JSON is no
+        key, or that of another key as well.
+        """
+        unknown = self.unknown
+        given = [
+            (key if node is None else self.decode(_own_copy(key), node), text)
             for text, key, node in dict_keys.split(plain, keys)
             if text in plain
-        }
+        ]
+        try:
+            found = {key: plain[text] for key, text in given}
+        except TypeError:
+            if self.unknown == unknown:
+                raise
+            found = {}
+        if self.unknown > unknown and len(found) < len(given):
+            return {text: plain[text] for _, text in given}
+        return found
+
+    def unordered(
+        self, make: Callable[[list[object]], Collection[object]], plain: object, node: Node
+    ) -> Collection[object]:
+        """A set; the list of its items where that cannot be one for the type of an item."""
+        unknown = self.unknown
+        items = self.items(plain, node)
+        try:
+            found = make(items)
+        except TypeError:
+            if self.unknown == unknown:
+                raise
+            return items
+        return items if self.unknown > unknown and len(found) < len(items) else found
 
 
 def _own_copy(key: object) -> object:

@@ -60,6 +60,8 @@ _REST = """
 - Two references to one object come back as two equal objects, but for what was pickled.
 - An object that refers to itself, a Struct with `__post_init__`, a class with `__del__`, a class
   inside a function, and a tzinfo of a library other than pydantic are pickled.
+- A class that is not to be had leaves its plain JSON. Where that cannot be in a set, or be a key, or
+  is that of another key too, the set comes back as a list, and the dict with its keys as text.
 - Values nested deeper than 64 levels are whole, but their deeper levels stand in `types`, not in
   the value's own column.
 """

@@ -280,6 +280,55 @@ def test_what_an_enum_makes_of_a_value_is_made_again_in_another_process(
     assert back is eval(make, vars(module))
 
 
+KEYS = """
+class Item(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True)
+    price: int
+class Letter(str, enum.Enum):
+    A = "a"
+    B = "b"
+class Unique(set):
+    __slots__ = ()
+class Names(dict):
+    __slots__ = ()
+"""
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.UnresolvedTypeWarning")
+@pytest.mark.parametrize(
+    ("make", "plain"),
+    [
+        ("{Item(price=1)}", [{"price": 1}]),
+        ("frozenset({Item(price=1)})", [{"price": 1}]),
+        ("{(Item(price=1), 2)}", [({"price": 1}, 2)]),
+        ("{Letter.A}", {"a"}),
+        ("[{'a', (1,)}, {Letter.A}]", [{"a", (1,)}, {"a"}]),
+        ("{Item(price=1): 2}", {'{"price":1}': 2}),
+        ("{frozenset({Item(price=1)}): 2, 3: 4}", {'[{"price":1}]': 2, "3": 4}),
+        ("{Letter.A: 1, Letter.B: 2}", {"a": 1, "b": 2}),
+        ("{Letter.A: 1, 'a ': 2, 3: 4}", {"a": 1, "a ": 2, 3: 4}),
+        ("{Letter.A: 1, (1,): 2, 3: 4}", {"a": 1, (1,): 2, 3: 4}),
+        ("Unique({Item(price=1)})", [{"price": 1}]),
+        ("Names({Item(price=1): 2})", {'{"price":1}': 2}),
+    ],
+)
+def test_a_container_stays_plain_where_the_plain_json_of_an_unknown_class_does_not_fit(
+    make, plain, release, written
+):
+    row = written(eval(make, vars(release(KEYS))))
+    release("class Unique(set):\n    __slots__ = ()\n")
+    assert read(row) == plain
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.UnresolvedTypeWarning")
+def test_no_key_is_lost_where_an_unknown_class_leaves_two_alike(release, written):
+    letter = release("class Letter(enum.Enum):\n    A = 'a'\n").Letter.A
+    row, items = written({letter: 1, "a": 2}), written({letter, "a"})
+    release("")
+    assert read(row) == {"a": 1, "a (2)": 2}
+    assert read(items) == ["a", "a"]
+
+
 GENERIC = """
 T = typing.TypeVar("T")
 U = typing.TypeVar("U")
