@@ -58,8 +58,11 @@ _REST = """
   `frozenset`, unions, and `Literal` of str, int, bool and None: `Page[list[Invoice] | None]`. With
   any other, such as `Page[Annotated[int, Gt(0)]]`, it comes back as `Page`.
 - Two references to one object come back as two equal objects, but for what was pickled.
-- An object that refers to itself, a Struct with `__post_init__`, a class with `__del__`, a class
-  inside a function, and a tzinfo of a library other than pydantic are pickled.
+- An object that refers to itself, a Struct with `__post_init__`, a class with `__del__`, a tzinfo of
+  a library other than pydantic, and what an Enum's own `_missing_` has made of a value are pickled.
+- An instance of a class inside a function cannot be stored unless the class is registered, for
+  pickle cannot find it either: the task becomes a FAILURE that says so. An exception of such a
+  class comes back as a `RemoteError` of its name.
 - A class that is not to be had leaves its plain JSON. Where that cannot be in a set, or be a key, or
   is that of another key too, the set comes back as a list, and the dict with its keys as text.
 - Values nested deeper than 64 levels are whole, but their deeper levels stand in `types`, not in

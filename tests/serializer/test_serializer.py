@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import samples
 from sameness import same
 
-from taskiq_pg_json.errors import ConfigurationError, ResultEncodeError
+from taskiq_pg_json.errors import ConfigurationError, RemoteError, ResultEncodeError
 from taskiq_pg_json.serializer import (
     JsonSerializer,
     PickledValueWarning,
@@ -142,6 +143,24 @@ def test_a_class_registered_late_is_encoded_by_its_codec():
         encoded(samples.Money(1, "EUR"), serializer)
     money(registry)
     assert types_of(encoded(samples.Money(1, "EUR"), serializer))["type"] == "custom:money"
+
+
+def test_a_class_inside_a_function_is_refused_unless_it_is_registered(jsonb_roundtrip):
+    @dataclasses.dataclass
+    class Local:
+        number: int
+
+    class LocalError(Exception):
+        pass
+
+    with pytest.raises(ResultEncodeError, match="Local"):
+        encoded(Local(1))
+    registry = TypeRegistry()
+    registry.register(Local)
+    assert back(Local(1), jsonb_roundtrip, JsonSerializer(registry)) == Local(1)
+    error = back(LocalError("x"), jsonb_roundtrip)
+    assert (type(error).__name__, str(error)) == ("LocalError", "x")
+    assert isinstance(error, RemoteError)
 
 
 def test_a_name_stands_for_one_class():
