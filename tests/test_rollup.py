@@ -424,6 +424,25 @@ async def test_a_late_row_takes_away_the_sum_of_its_day_until_all_is_counted_aga
     assert await total(store, until=MIDNIGHT + 2 * 24 * HOUR) == 97
 
 
+@pytest.mark.parametrize("midnight", [(2025, 10, 25), (2026, 3, 28)])
+async def test_a_day_has_24_hours_whatever_the_clocks_of_the_session_s_zone_do(
+    dsn, admin, table_name, midnight
+):
+    first = datetime(*midnight, tzinfo=timezone.utc)
+    kwargs = {"options": "-c TimeZone=Europe/Berlin"}
+    async with ResultStore(dsn, table_name=table_name, kwargs=kwargs) as store:
+        fill(admin, table_name, hours=4 * 24, first=first)
+        await store.refresh_rollup()
+        for hour in (0, 29, 47, 60):  # the day from hour 24 on is the one on which they change
+            admin.execute(
+                f"UPDATE {table_name} SET execution_time = 2 WHERE finished_at = %s",
+                [first + hour * HOUR],
+            )
+            assert await total(store) == 4 * 24 * 2
+            await store.refresh_rollup()
+            assert await total(store) == 4 * 24 * 2
+
+
 async def test_an_hour_that_expires_within_a_day_is_in_no_sum(store, admin, table_name):
     fill(admin, table_name, hours=24)
     write(admin, table_name, ttl=HOUR)

@@ -43,7 +43,7 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) AS found
 CROSS JOIN LATERAL generate_series(
-    found.hour, least(upper(unknown.span) - interval '1 hour', found.hour + interval '30 days'),
+    found.hour, least(upper(unknown.span) - interval '1 hour', found.hour + interval '720 hours'),
     interval '1 hour') AS announced (hour)
 ON CONFLICT DO NOTHING
 RETURNING known.hour;
@@ -79,7 +79,8 @@ FROM (SELECT) AS once
 LEFT JOIN {results} ON false;
 
 -- rollup_count --
--- Count the rows of hours anew; one statement, so that marks and rows are those of one snapshot.
+-- Count the rows of hours anew; one statement, so that marks and rows are those of one snapshot. An
+-- interval of a day would have the hours that the session's zone gives it.
 WITH chosen AS MATERIALIZED (
     SELECT known.hour FROM {rollup_hours} AS known WHERE known.hour = ANY (%(hours)b::timestamptz[])
 ), unmarked AS (
@@ -97,7 +98,7 @@ WITH chosen AS MATERIALIZED (
     UPDATE {rollup_hours} AS known
     SET summed = false
     FROM spoiled
-    WHERE known.hour >= spoiled.day AND known.hour < spoiled.day + interval '1 day' AND known.summed
+    WHERE known.hour >= spoiled.day AND known.hour < spoiled.day + interval '24 hours' AND known.summed
       AND NOT EXISTS (SELECT FROM chosen WHERE chosen.hour = known.hour)
 ), counted AS MATERIALIZED (
     SELECT chosen.hour, part.*
@@ -141,7 +142,7 @@ LIMIT 1000;
 
 -- stays --
 -- What has been counted and will hold for a day, as far as one can tell.
-known.counted AND (known.expires_from IS NULL OR known.expires_from > now() + interval '1 day')
+known.counted AND (known.expires_from IS NULL OR known.expires_from > now() + interval '24 hours')
   AND NOT EXISTS (SELECT FROM {rollup_marks} AS mark WHERE mark.hour = known.hour)
 
 -- rollup_sum --

@@ -60,8 +60,8 @@ WITH grouped AS (
     SELECT task_name, error_type, fingerprint, count(*) AS total,
            min(finished_at) AS first_seen, max(finished_at) AS last_seen,
            count(*) FILTER (WHERE finished_at >= (SELECT now() - interval '1 hour')) AS last_hour,
-           count(*) FILTER (WHERE finished_at >= (SELECT now() - interval '1 day')) AS last_day,
-           count(*) FILTER (WHERE finished_at >= (SELECT now() - interval '7 days')) AS last_week,
+           count(*) FILTER (WHERE finished_at >= (SELECT now() - interval '24 hours')) AS last_day,
+           count(*) FILTER (WHERE finished_at >= (SELECT now() - interval '168 hours')) AS last_week,
            array_agg(task_id) AS task_ids, array_agg(finished_at) AS moments
     FROM (
         SELECT result.task_id, result.task_name, result.finished_at,

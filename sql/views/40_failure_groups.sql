@@ -7,8 +7,8 @@ WITH grouped AS (
            fingerprint,
            count(*)                                                             AS total,
            count(*) FILTER (WHERE finished_at >= now() - interval '1 hour')     AS last_hour,
-           count(*) FILTER (WHERE finished_at >= now() - interval '1 day')      AS last_day,
-           count(*) FILTER (WHERE finished_at >= now() - interval '7 days')     AS last_week,
+           count(*) FILTER (WHERE finished_at >= now() - interval '24 hours')   AS last_day,
+           count(*) FILTER (WHERE finished_at >= now() - interval '168 hours')  AS last_week,
            min(finished_at)                                                     AS first_seen,
            max(finished_at)                                                     AS last_seen,
            (array_agg(task_id ORDER BY finished_at DESC, task_id DESC))[1]      AS sample_task_id
