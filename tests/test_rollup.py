@@ -675,3 +675,14 @@ async def test_a_span_that_ends_before_it_begins_is_empty(store, admin, table_na
     fill(admin, table_name, hours=3)
     await store.refresh_rollup()
     assert await store.stats(since=MIDNIGHT + HOUR, until=MIDNIGHT) == []
+
+
+@pytest.mark.parametrize("style", ["German", "SQL,DMY", "Postgres,MDY"])
+async def test_hours_are_counted_however_the_session_writes_dates(dsn, admin, table_name, style):
+    kwargs = {"options": f"-c DateStyle={style}"}
+    async with ResultStore(dsn, table_name=table_name, kwargs=kwargs) as store:
+        fill(admin, table_name, hours=25)
+        assert await total(store) == 50
+        await store.refresh_rollup()
+        assert await total(store) == 50
+    assert summed(admin, table_name) >= 24

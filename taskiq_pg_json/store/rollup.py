@@ -179,7 +179,7 @@ class Rollup:
                 if await cursor.fetchone() != (True,):
                     return []
                 # A statement of its own: its snapshot must see what the last holder has counted.
-                await cursor.execute(statement, values)
+                await cursor.execute(statement, values, binary=True)
                 return await cursor.fetchall()
 
         return await self._connections.run(operation)
