@@ -23,6 +23,7 @@ from taskiq_pg_json import (
     Outcome,
     ResultDecodeError,
     ResultIsMissingError,
+    TaskInfo,
     TaskiqPgJsonError,
     TaskNotFoundError,
 )
@@ -196,6 +197,14 @@ class TestTimeToLive:
         await backend.set_result("id", finished(1))
         record = await backend.store.get("id")
         assert record.expires_at - record.finished_at == timedelta(seconds=90)
+
+    async def test_a_day_has_24_hours_whatever_the_clocks_of_the_session_s_zone_do(self, start):
+        kwargs = {"options": "-c TimeZone=Europe/Berlin"}
+        backend = await start(result_ttl=timedelta(days=1), kwargs=kwargs)
+        ended = datetime(2099, 10, 24, 12, tzinfo=timezone.utc)
+        await backend.store.set_result("id", Outcome(info=TaskInfo("task", finished_at=ended)))
+        record = await backend.store.get("id")
+        assert record.expires_at - record.finished_at == timedelta(days=1)
 
     async def test_without_a_ttl_results_stay(self, backend):
         await backend.set_result("id", finished(1))
