@@ -236,6 +236,56 @@ async def test_a_place_is_what_stands_there_and_not_what_lies_within(store, cond
     assert set(ids(await store.search(where=~condition))) == rest
 
 
+HOLDERS = {
+    "tags": {"v": ["vip", "new"]},
+    "tag": {"v": "vip"},
+    "rows": {"v": [{"id": 7, "ok": True}, ["vip"]]},
+    "row": {"v": {"id": 7, "0": "vip"}},
+    "list": ["vip", {"id": 7}],
+    "lists": [["vip"], [{"id": 7}]],
+    "bare": "vip",
+}
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (F.return_value.contains("vip"), {"list", "bare"}),
+        (F.return_value.contains(["vip"]), {"list"}),
+        (F.return_value.contains({"v": ["new"]}), {"tags"}),
+        (F.return_value["v"].contains("vip"), {"tags", "tag"}),
+        (F.return_value["v"].contains(["vip"]), {"tags"}),
+        (F.return_value["v"].contains([["vip"]]), {"rows"}),
+        (F.return_value["v"].contains({"id": 7}), {"row"}),
+        (F.return_value["v"].contains([{"id": 7}]), {"rows"}),
+        (F.return_value["v"].contains({}), {"row"}),
+        (F.return_value["v"]["0"].contains("vip"), {"row"}),
+        (F.return_value["v"][0].contains("vip"), {"tags"}),
+        (F.return_value["v"][1].contains("vip"), {"rows"}),
+        (F.return_value["v"][-2].contains({"id": 7}), {"rows"}),
+        (F.return_value[0].contains("vip"), {"list", "lists"}),
+        (F.return_value[1].contains({"id": 7}), {"list"}),
+        (F.return_value[0].contains({"id": 7}), set()),
+        (F.return_value[2].contains("vip"), set()),
+        (F.return_value.each.contains("vip"), {"list", "lists"}),
+        (F.return_value.each.contains({"id": 7}), {"list"}),
+        (F.return_value.each.contains([{"id": 7}]), {"lists"}),
+        (F.return_value["v"].each.contains("vip"), {"tags", "rows"}),
+        (F.return_value["v"].each.contains({"id": 7}), {"rows"}),
+        (F.return_value["v"].each["ok"].contains(True), {"rows"}),
+    ],
+    ids=range(23),
+)
+async def test_what_stands_at_a_place_contains_what_postgresql_says_it_does(
+    store, condition, expected
+):
+    for task_id, value in HOLDERS.items():
+        await finish(store, task_id, value)
+    assert set(ids(await store.search(where=condition))) == expected
+    rest = set(HOLDERS) - expected
+    assert set(ids(await store.search(where=~condition))) == rest
+
+
 NUMBERS = {
     "precise": Decimal("1.123456789012345678"),
     "long": Decimal("12345678901234567.89"),

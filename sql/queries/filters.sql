@@ -116,6 +116,10 @@ found.item
 -- Behind it, or the same.
 >=
 
+-- containing --
+-- It has all of it, and maybe more.
+@>
+
 -- same_json --
 -- What stands at a place in a JSON column is this.
 result.{column} #> %({path})b::text[] = %({value})s::jsonb

@@ -198,13 +198,31 @@ class _Not(Condition):
 
 @dataclass(frozen=True, eq=False)
 class _Containment(Condition):
+    """Containment of all around the place, which the index knows, and then at the place."""
+
     place: Place
     value: object
 
     def render(self, fragments: Fragments) -> str:
         column = self.place.column
-        value = self.place.around(fragments.json(column, self.value))
-        return fragments.render("contains", column=column, value=value)
+        encoded = fragments.json(column, self.value)
+        if not self.place.steps:
+            return fragments.render("contains", column=column, value=encoded)
+        # A list contains the scalars in it, which the index knows of the whole column alone.
+        forms = [encoded] if _is_container(encoded) else [encoded, f"[{encoded}]"]
+        known = [
+            fragments.render("contains", column=column, value=self.place.around(form))
+            for form in forms
+        ]
+        there = _any_found(
+            fragments,
+            self.place,
+            item=compose("found_item"),
+            operator="containing",
+            cast="jsonb",
+            value=encoded,
+        )
+        return fragments.all_of([fragments.any_of(known), there])
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +254,7 @@ class _Equality(Condition):
             same = fragments.render(
                 "same_json", column=column, path=list(map(str, steps)), value=encoded
             )
-        elif encoded[:1] in {"{", "["}:
+        elif _is_container(encoded):
             raise FilterError("Each element == an object or array: use .each.contains(…).")
         else:
             same = _fulfils(self.place, _EQUALS, self.value).render(fragments)
@@ -264,13 +282,12 @@ class _Comparison(Condition):
 
     def _cast(self, fragments: Fragments, cast: str, value: str) -> str:
         """Compare what stands there as a value of an SQL type: no type of JSON is exact."""
-        return fragments.render(
-            "comparison",
-            column=self.place.column,
-            cast=cast,
-            operator=compose(_OPERATORS[self.operator]),
+        return _any_found(
+            fragments,
+            self.place,
             item=read_as(cast, compose("found_item")),
-            path=_STRICT.format(place=self.place.path()),
+            operator=_OPERATORS[self.operator],
+            cast=cast,
             value=value,
         )
 
@@ -294,6 +311,25 @@ class _Comparison(Condition):
 def _fulfils(place: Place, predicate: str, value: object = None) -> Condition:
     """Whether what stands at a place fulfils a predicate of SQL/JSON path."""
     return _Test(place, _FULFILS.format(place=place.path(), predicate=predicate), value)
+
+
+def _any_found(
+    fragments: Fragments, place: Place, *, item: str, operator: str, cast: str, value: str
+) -> str:
+    """Return the SQL of whether anything at a place compares so with a value of an SQL type."""
+    return fragments.render(
+        "comparison",
+        column=place.column,
+        path=_STRICT.format(place=place.path()),
+        item=item,
+        operator=compose(operator),
+        cast=cast,
+        value=value,
+    )
+
+
+def _is_container(encoded: str) -> bool:
+    return encoded[:1] in {"{", "["}
 
 
 def _parts(kind: type[_All | _Any], condition: Condition) -> tuple[Condition, ...]:
