@@ -5,6 +5,8 @@ import math
 from contextlib import AsyncExitStack
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from fractions import Fraction
+from uuid import UUID
 
 import pytest
 from psycopg.pq import TransactionStatus
@@ -514,6 +516,9 @@ async def test_a_column_that_was_left_out_says_so(shop):
         ({"where": F.return_value["a"] > 10**5000}, "1000 digits"),
         ({"where": F.return_value["a"] > True}, "compare"),
         ({"where": F.return_value["a"] < timedelta(1)}, "compare"),
+        ({"where": F.return_value["a"] > Fraction(1, 2)}, "compare"),
+        ({"where": F.return_value["a"] > UUID(int=1)}, "compare"),
+        ({"where": F.return_value["a"] > b"a"}, "compare"),
         ({"where": F.return_value["a"].each == [1]}, "contains"),
         ({"where": F.return_value["a"].matches("([")}, "regular expression"),
         ({"where": F.return_value["a"].in_(range(99_999))}, "too many values"),
