@@ -570,6 +570,35 @@ def test_a_condition_that_cannot_be_meant_is_refused(make):
         make(F.return_value["a"])
 
 
+PLACE = F.kwargs["y"]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        F.return_value["x"] == PLACE,
+        F.return_value["x"] != PLACE,
+        F.return_value["x"] > PLACE,
+        F.return_value["x"].is_(PLACE),
+        F.return_value["x"].in_([1, PLACE]),
+        F.return_value["x"].contains(PLACE),
+        F.return_value["x"].contains([{"y": (PLACE,)}]),
+        F.return_value["x"] == {"y": PLACE},
+        F.return_value["x"] == (PLACE > 1),
+        F.return_value["x"] == F,
+    ],
+    ids=range(10),
+)
+async def test_a_place_compares_with_values_alone(shop, condition):
+    with pytest.raises(FilterError, match=r"where='\$\.x == \$\.y'"):
+        await shop.search(where=condition)
+
+
+async def test_a_place_is_no_value_of_a_filter(shop):
+    with pytest.raises(FilterError, match=r"where='\$\.x == \$\.y'"):
+        await shop.search(return_value={"x": PLACE})
+
+
 def test_a_condition_has_no_truth():
     with pytest.raises(FilterError, match="no truth"):
         bool(F.return_value["a"] > 1)

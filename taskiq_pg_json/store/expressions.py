@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, NoReturn
 
 from taskiq_pg_json.errors import FilterError
-from taskiq_pg_json.store.fragments import compose, read_as
+from taskiq_pg_json.store.fragments import NoValue, check_value, compose, read_as
 
 if TYPE_CHECKING:
     from taskiq_pg_json.store.fragments import Fragments
@@ -35,7 +35,7 @@ _OPERATORS = {
 _MOST_DIGITS = 1_000  # as the fragment as_numeric reads them
 
 
-class Condition:
+class Condition(NoValue):
     """A condition on the JSON columns of a row. Join them with ``&``, ``|`` and ``~``."""
 
     def __and__(self, other: Condition) -> Condition:
@@ -63,7 +63,7 @@ class Condition:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Place(NoValue):
     """A place in a JSON column: the column itself, a key, an index, or each element of an array.
 
     Numbers compare with numbers and with the text of Decimals; dates and times by the moment;
@@ -159,7 +159,7 @@ class Place:
             raise FilterError(f"F.{self.column}…: {value!r} is no text (str).")
 
 
-class _Columns:
+class _Columns(NoValue):
     """The JSON columns of a row."""
 
     return_value = Place("return_value")
@@ -274,6 +274,7 @@ class _Comparison(Condition):
         if isinstance(value, date):
             return self._cast(fragments, "timestamptz", value.isoformat())
         if not isinstance(value, str | time):
+            check_value(self.place.column, value)
             raise self._refusal()
         form = _TIME if isinstance(value, time) else _TEXT
         predicate = form.format(operator=self.operator)

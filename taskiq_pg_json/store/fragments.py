@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from taskiq_pg_json.errors import FilterError, SerializationError
 from taskiq_pg_json.schema import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from taskiq_pg_json.serializer.protocol import ResultSerializer
 
@@ -21,6 +23,10 @@ _MOST_VALUES = 60_000  # PostgreSQL takes 65,535 parameters, of which a query ha
 
 def _escaped(character: re.Match[str]) -> str:
     return json.dumps(character[0])[1:-1]
+
+
+class NoValue:
+    """What stands for values in rows, and is none that could be looked for."""
 
 
 class _Unbound(dict[str, str]):
@@ -36,6 +42,20 @@ def compose(fragment: str, **parts: str) -> str:
     The names of tables stay placeholders until ``Names.statement`` binds them.
     """
     return queries()[fragment].format_map(_Unbound(parts))
+
+
+def check_value(column: str, value: object) -> None:
+    """Refuse what stands for values in rows, alone or within lists and dicts.
+
+    Raises:
+        FilterError: it is no value to compare with.
+    """
+    if any(isinstance(part, NoValue) for part in _parts(value)):
+        raise FilterError(
+            f"What stands in {column} is compared with another place or a condition: F compares "
+            "with values alone. An SQL/JSON path compares places of the return value, as "
+            "where='$.x == $.y'."
+        )
 
 
 def read_as(kind: str, value: str) -> str:
@@ -109,6 +129,7 @@ class Fragments:
         Raises:
             FilterError: no JSON can be searched for it.
         """
+        check_value(column, value)
         try:
             encoded = self._serializer.encode({column: value}, task_id="")
         except SerializationError as error:
@@ -130,3 +151,17 @@ class Fragments:
             left=self._joined(fragment, conditions[:middle]),
             right=self._joined(fragment, conditions[middle:]),
         )
+
+
+def _parts(value: object) -> Iterator[object]:
+    """Give a value and all that its lists and dicts hold, each once."""
+    waiting, known = [value], set[int]()
+    while waiting:
+        part = waiting.pop()
+        if id(part) not in known:
+            known.add(id(part))
+            yield part
+            if isinstance(part, Mapping):
+                waiting.extend(part.values())
+            elif isinstance(part, list | tuple | AbstractSet):
+                waiting.extend(part)
