@@ -136,6 +136,7 @@ class Explained:
         ({"where": F.return_value["order_id"] == 77}, "json_gin"),
         ({"where": F.return_value["items"].each["sku"] == 7}, "json_gin"),
         ({"where": F.args[0] == 77}, "call_gin"),
+        ({"where": F.return_value["order_id"] == 0}, "json_gin"),
         ({"where": F.args.contains([77])}, "call_gin"),
         ({"where": F.kwargs["day"].contains(7)}, "call_gin"),
         ({"where": F.return_value["customer"].contains({"id": "c7"})}, "json_gin"),

@@ -295,6 +295,8 @@ NUMBERS = {
     "float": 1e300,
     "zero": -0.0,
     "nan": math.nan,
+    "infinite": math.inf,
+    "least": Decimal("-Infinity"),
     "text": "1e400",
     "word": "five",
     "true": True,
@@ -309,17 +311,21 @@ NUMBERS = {
         (F.return_value == Decimal("1.123456789012345678"), {"precise"}),
         (F.return_value == Decimal("1.12345678901234567800"), {"precise"}),
         (F.return_value == Decimal("12345678901234567.89"), {"long"}),
-        (F.return_value < Decimal("1.123456789012345678"), {"zero"}),
-        (F.return_value <= -0.0, {"zero"}),
+        (F.return_value < Decimal("1.123456789012345678"), {"zero", "least"}),
+        (F.return_value <= -0.0, {"zero", "least"}),
         (F.return_value == Decimal(0), {"zero"}),
-        (F.return_value >= 2**70, {"big", "float", "text"}),
-        (F.return_value > 2**70, {"float", "text"}),
-        (F.return_value > 2**69, {"big", "float", "text"}),
-        (F.return_value > 1e300, {"text"}),
-        (F.return_value >= 10**400, {"text"}),
-        (F.return_value > Decimal("1e400"), set()),
+        (F.return_value == 0, {"zero"}),
+        (F.return_value == -0.0, {"zero"}),
+        (F.return_value.in_([0.0, 5]), {"zero"}),
+        (F.return_value >= 2**70, {"big", "float", "text", "infinite"}),
+        (F.return_value > 2**70, {"float", "text", "infinite"}),
+        (F.return_value > 2**69, {"big", "float", "text", "infinite"}),
+        (F.return_value > 1e300, {"text", "infinite"}),
+        (F.return_value >= 10**400, {"text", "infinite"}),
+        (F.return_value > Decimal("1e400"), {"infinite"}),
+        (F.return_value == math.inf, {"infinite"}),
     ],
-    ids=range(12),
+    ids=range(16),
 )
 async def test_numbers_compare_exactly_whatever_their_size(store, condition, expected):
     for task_id, value in NUMBERS.items():
@@ -364,6 +370,16 @@ async def test_a_path_compares_times_with_and_without_a_zone(store):
     await finish(store, "naive", {"at": datetime(2026, 1, 1)})  # noqa: DTZ001 - that is the point
     path = '$.at.datetime() > "2025-01-01T00:00:00+00:00".datetime()'
     assert set(ids(await store.search(where=path))) == {"aware", "naive"}
+
+
+async def test_zero_equals_zero_whatever_its_sign_and_nothing_else(store):
+    for task_id, value in {"0": 0, "0.0": 0.0, "-0.0": -0.0, "false": False, "": ""}.items():
+        await finish(store, task_id, {"v": [value]})
+    zeros = {"0", "0.0", "-0.0"}
+    for condition in (F.return_value["v"][0] == -0.0, F.return_value["v"].each == 0):
+        assert set(ids(await store.search(where=condition))) == zeros
+        assert set(ids(await store.search(where=~condition))) == {"false", ""}
+    assert ids(await store.search(where=F.return_value["v"][0].is_(False))) == ["false"]
 
 
 async def test_any_number_of_values_can_be_asked_for(store):

@@ -213,6 +213,8 @@ async def test_a_value_that_does_not_fit_is_null_and_breaks_nothing(store, admin
         ("weight", "-Infinity", float("-inf")),
         ("weight", "5", None),
         ("total", "1e9999999", None),
+        ("total", "-Infinity", Decimal("-Infinity")),
+        ("total", "NaN", None),
         ("total", "9" * 200_000, None),
         ("total", "٣", None),
         ("total", "-1.5E+3", Decimal(-1500)),

@@ -83,12 +83,13 @@ CASE WHEN jsonb_typeof({value}) = 'number'
      WHEN {text} IN ('NaN', 'Infinity', '-Infinity', '-0.0') THEN {text}::double precision END
 
 -- as_numeric --
--- A number, or the text of a Decimal, of at most 1,000 digits on each side of the point; NULL of
--- anything else.
+-- A number, or the text of a Decimal, of at most 1,000 digits on each side of the point, be it infinite;
+-- NULL of anything else, and of what is no number, for PostgreSQL sorts that behind all numbers.
 CASE WHEN jsonb_typeof({value}) = 'number'
      THEN CASE WHEN abs({value}::numeric) < 1e1000 AND scale({value}::numeric) <= 1000
                THEN {value}::numeric END
      WHEN length({text}) <= 1000 AND {text} ~ '^[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9][0-9]?[0-9]?)?$'
+          OR {text} IN ('Infinity', '-Infinity')
      THEN {text}::numeric END
 
 -- as_timestamptz --

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from taskiq_pg_json.errors import FilterError
 from taskiq_pg_json.store.fragments import NoValue, check_value, compose, read_as
@@ -90,6 +90,8 @@ class Place(NoValue):
     def __eq__(self, value: object) -> Condition:  # type: ignore[override]
         if isinstance(value, Decimal):
             return _Comparison(self, "==", value)
+        if _is_number(value) and value == 0:
+            return _Any((_Equality(self, 0), _Equality(self, -0.0)))  # JSON tells them apart
         return _Equality(self, value)
 
     def __ne__(self, value: object) -> Condition:  # type: ignore[override]
@@ -269,7 +271,7 @@ class _Comparison(Condition):
 
     def render(self, fragments: Fragments) -> str:
         value = self.value
-        if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        if _is_number(value):
             return self._cast(fragments, "numeric", self._number(value))
         if isinstance(value, date):
             return self._cast(fragments, "timestamptz", value.isoformat())
@@ -330,6 +332,10 @@ def _any_found(
 
 def _is_container(encoded: str) -> bool:
     return encoded[:1] in {"{", "["}
+
+
+def _is_number(value: object) -> TypeGuard[int | float | Decimal]:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 def _parts(kind: type[_All | _Any], condition: Condition) -> tuple[Condition, ...]:
