@@ -21,7 +21,7 @@ SELECT (SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%(view)s)),
 
 -- create_field_index --
 -- An index of what a column of the view says, of this task alone. Writers go on meanwhile.
-CREATE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {results} (({expression}))
+CREATE INDEX CONCURRENTLY {index} ON {results} (({expression}))
 WHERE task_name = {task_name} AND status = 'SUCCESS';
 
 -- comment_field_index --
@@ -33,11 +33,12 @@ COMMENT ON INDEX {index} IS {index_comment};
 DROP INDEX CONCURRENTLY IF EXISTS {index};
 
 -- field_indexes --
--- The indexes of one view's columns: their names, and whether they are whole.
+-- The indexes of one view's columns: their names, and whether they are whole. One that nobody has said
+-- anything of was left behind while it was made.
 SELECT held.relname::text, pg_index.indisvalid
 FROM pg_index JOIN pg_class AS held ON held.oid = pg_index.indexrelid
 WHERE pg_index.indrelid = to_regclass(%(table)s)
-  AND (obj_description(held.oid, 'pg_class') = %(comment)s OR held.relname = ANY (%(wanted)s::text[]));
+  AND coalesce(obj_description(held.oid, 'pg_class') = %(comment)s, held.relname = ANY (%(wanted)s::text[]));
 
 -- field_column --
 -- A field as a column.

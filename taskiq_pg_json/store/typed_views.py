@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -143,19 +144,33 @@ class TypedViews:
                 "wanted": list(wanted),
             },
         )
+        whole = set()
         for index, is_whole in await cursor.fetchall():
-            if index not in wanted or not is_whole:
+            if index in wanted and is_whole:
+                whole.add(index)
+            else:
                 name = self._qualified(index)
                 await PlainCursor(connection).execute(_bound("drop_field_index", index=name))
         for index, expression in wanted.items():
-            await PlainCursor(connection).execute(
-                view.statement(
-                    "create_field_index", index=sql.Identifier(index), expression=expression
-                )
-            )
+            if index not in whole:
+                await self._make_index(connection, view, index, expression)
             await PlainCursor(connection).execute(
                 view.statement("comment_field_index", index=self._qualified(index))
             )
+
+    async def _make_index(
+        self, connection: Connection, view: _View, index: str, expression: sql.Composable
+    ) -> None:
+        statement = view.statement(
+            "create_field_index", index=sql.Identifier(index), expression=expression
+        )
+        try:
+            await PlainCursor(connection).execute(statement)
+        except psycopg.errors.DuplicateTable as error:
+            raise ForeignTableError(
+                f"{index} exists and is not an index of {view.name}: it is left as it is. Rename "
+                "or drop it, and make the view again."
+            ) from error
 
     def _qualified(self, name: str) -> sql.Identifier:
         schema = self._names.schema
@@ -233,12 +248,14 @@ class _View:
         )
 
     def index_name(self, column: str) -> str:
-        """Return the name of a column's index, which differs where the column's type does."""
-        suffix = f"{self.suffix}_{column}_{self.columns[column].kind}"
-        name = self.names.derived(f"{suffix}_idx")
+        """Return the name of a column's index, which differs where any of its parts does."""
+        kind = self.columns[column].kind
+        parts = [self.names.table, self.suffix, self.task_name, column, kind]
+        digest = sha256(json.dumps(parts).encode()).hexdigest()
+        name = self.names.derived(f"{self.suffix}_{column}_{digest[:8]}_idx")
         if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
             return name
-        return self.names.derived(f"{sha256(suffix.encode()).hexdigest()[:16]}_idx")
+        return self.names.derived(f"{digest[:16]}_idx")
 
 
 def _named(columns: Sequence[FieldColumn]) -> dict[str, FieldColumn]:
