@@ -190,6 +190,12 @@ async def test_a_value_that_does_not_fit_is_null_and_breaks_nothing(store, admin
         ("created_at", "0000-01-01T00:00:00Z", None),
         ("created_at", "2026-01-01T00:00:00+16:00", None),
         ("created_at", f"2026-01-01T00:00:00.{'0' * 200}Z", None),
+        ("created_at", "2026-01-01T00:00:00+0530:15", None),
+        ("created_at", "2026-01-01T00:00:00+0530", datetime(
+            2025, 12, 31, 18, 30, tzinfo=timezone.utc)),
+        ("created_at", "2026-01-01T00:00:00+05:30:15", datetime(
+            2025, 12, 31, 18, 29, 45, tzinfo=timezone.utc)),
+        ("created_at", "2026-01-01T00:00:00-05", datetime(2026, 1, 1, 5, tzinfo=timezone.utc)),
         ("created_at", "٢٠٢٦-01-01T00:00:00Z", None),
         ("created_at", "2024-02-29T23:59:59.123456789+05:30", datetime(
             2024, 2, 29, 18, 29, 59, 123457, tzinfo=timezone.utc)),

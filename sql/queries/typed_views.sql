@@ -98,7 +98,7 @@ CASE WHEN jsonb_typeof({value}) = 'number'
 -- anything else, and of what is in no calendar. Which days a month has is asked of the last alone: a
 -- regular expression of both day and time takes twice as long.
 CASE WHEN length({text}) <= 64 AND {text} ~
-          '^[0-9][0-9][0-9][0-9]-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]+)?)?(Z|[+-](0[0-9]|1[0-5])(:?[0-5][0-9](:[0-5][0-9])?)?)?)?$'
+          '^[0-9][0-9][0-9][0-9]-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]+)?)?(Z|[+-](0[0-9]|1[0-5])(:[0-5][0-9](:[0-5][0-9])?|[0-5][0-9])?)?)?$'
           AND substr({text}, 1, 4) <> '0000' AND (substr({text}, 9, 2) < '29' OR {text} ~ '^{day}')
      THEN {text}::timestamptz END
 
