@@ -296,6 +296,22 @@ async def test_hours_are_told_apart_however_few_digits_a_session_shows(
     assert (marks(admin, table_name), await total(store)) == (2, 4)
 
 
+@pytest.mark.parametrize("end", ["infinity", "-infinity"])
+async def test_a_row_may_have_an_end_that_is_infinite(store, admin, table_name, end):
+    fill(admin, table_name, hours=2)
+    await store.refresh_rollup()
+    admin.execute(
+        f"UPDATE {table_name} SET finished_at = %s WHERE task_id IN ('task-0', 'task-1')", [end]
+    )
+    admin.execute(
+        f"INSERT INTO {table_name} (task_id, status, finished_at) VALUES ('1', 'RETRY', %s)", [end]
+    )
+    admin.execute(f"UPDATE {table_name} SET finished_at = %s WHERE task_id = '1'", [MIDNIGHT])
+    admin.execute(f"DELETE FROM {table_name} WHERE task_id = 'task-0'")
+    await store.refresh_rollup()
+    assert await total(store, since=MIDNIGHT, until=MIDNIGHT + 2 * HOUR) == 3
+
+
 async def test_rows_that_expire_are_not_counted_any_more(store, admin, table_name):
     write(admin, table_name, ttl=timedelta(seconds=0.5))
     write(admin, table_name, id="2")

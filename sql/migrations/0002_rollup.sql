@@ -80,8 +80,9 @@ BEGIN
     FOREACH changed IN ARRAY ARRAY[date_trunc('hour', OLD.finished_at, 'UTC'),
                                    date_trunc('hour', NEW.finished_at, 'UTC')]
     LOOP
+        CONTINUE WHEN changed IS NULL OR NOT isfinite(changed);
         looked := TG_RELID || ' ' || date_part('epoch', changed)::bigint;
-        CONTINUE WHEN changed IS NULL OR looked = current_setting('taskiq_pg_json.looked_at', true);
+        CONTINUE WHEN looked = current_setting('taskiq_pg_json.looked_at', true);
         BEGIN
             INSERT INTO {rollup_marks} (hour, writer)
             SELECT changed, pg_current_xact_id()
