@@ -54,6 +54,11 @@ async def untyped():
     raise NotImplementedError
 
 
+@dataclass
+class Misspelt:
+    x: subprocess.Nope  # that is the point
+
+
 @pytest.fixture
 async def store(pool, table_name):
     async with ResultStore(pool=pool, table_name=table_name) as store:
@@ -93,6 +98,17 @@ async def test_a_validator_that_stumbles_leaves_the_value_as_it_is(store, caplog
     (record,) = (await store.search(task=picky)).items
     assert record.return_value == {"price": 5}
     assert "shop:picky does not fit" in caplog.text
+
+
+async def test_an_annotation_that_cannot_be_resolved_leaves_the_value_as_it_is(store, caplog):
+    @broker.task(task_name="shop:misspelt")
+    def misspelt() -> Misspelt:
+        raise NotImplementedError
+
+    await finish(store, "it", {"x": 5}, task="shop:misspelt")
+    (record,) = (await store.search(task=misspelt)).items
+    assert record.return_value == {"x": 5}
+    assert "cannot be checked against" in caplog.text
 
 
 async def test_a_sync_task_with_an_optional_result_types_it_too(store):

@@ -99,6 +99,16 @@ class Unresolved:
     value: Nowhere  # noqa: F821 - that is the point
 
 
+@dataclass
+class Misspelt:
+    value: asyncio.Nope  # that is the point
+
+
+@dataclass
+class Broken:
+    value: 1 / 0
+
+
 def task_returning(annotation, name="shop.tasks:order"):
     async def function():
         raise NotImplementedError
@@ -388,6 +398,8 @@ async def test_arguments_that_cannot_work_are_refused(store, arguments, message)
     ("annotation", "message"),
     [
         (Unresolved, "name 'Nowhere' is not defined"),
+        (Misspelt, "module 'asyncio' has no attribute 'Nope'"),
+        (Broken, "Broken cannot be resolved.*zero"),
         (TypedDict("Nul", {"a\0b": int}), "NUL"),
         (TypedDict("Surrogate", {"\ud800": int}), "Unicode"),
         (TypedDict("Long", {"x" * 64: int}), "63 bytes"),
@@ -499,7 +511,7 @@ async def test_any_number_of_processes_may_make_the_same_view_at_once(dsn, admin
     assert len(indexes_of(admin, table_name)) == 2
 
 
-@pytest.mark.parametrize("annotation", [None, "Nowhere"])
+@pytest.mark.parametrize("annotation", [None, "Nowhere", "asyncio.Nope"])
 async def test_a_task_that_says_nothing_of_its_result_has_no_view(store, annotation):
     task = task_returning(int)
     task.original_func.__annotations__["return"] = annotation

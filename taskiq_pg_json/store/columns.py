@@ -126,7 +126,7 @@ def _fields(annotation: Any) -> Mapping[str, object]:  # noqa: ANN401 - any anno
 def _hints(cls: type) -> Mapping[str, object]:
     try:
         return get_type_hints(cls, include_extras=True)
-    except NameError as error:
+    except Exception as error:
         raise ConfigurationError(
             f"The annotations of {cls.__qualname__} cannot be resolved, so that its fields cannot "
             f"be columns: {error}."

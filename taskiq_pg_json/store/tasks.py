@@ -8,7 +8,7 @@ import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+from pydantic import TypeAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -57,7 +57,7 @@ def return_type(function: Callable[..., object]) -> Any:  # noqa: ANN401 - any a
     """Return the annotation of what a task returns; ``inspect.Signature.empty`` without one."""
     try:
         hints = get_type_hints(function, include_extras=True)
-    except NameError:
+    except Exception:  # noqa: BLE001 - an annotation is any code
         return inspect.Signature.empty
     return hints.get("return", inspect.Signature.empty)
 
@@ -105,6 +105,6 @@ def _adapter(function: Callable[..., object]) -> TypeAdapter[Any] | None:
         return None
     try:
         return TypeAdapter(annotation)
-    except (PydanticSchemaGenerationError, PydanticUserError) as error:
+    except Exception as error:  # noqa: BLE001 - likewise
         logger.warning("Results cannot be checked against %r: %s", annotation, error)
         return None
