@@ -13,12 +13,14 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from servers import DEBIAN
 
 from taskiq_pg_json.embedded import EmbeddedPostgres
 from taskiq_pg_json.embedded.guard import __file__ as guard_script
 from taskiq_pg_json.errors import EmbeddedPostgresError
 
 SETTINGS = {"fsync": "off"}
+OLD = DEBIAN / "15" / "bin"
 
 
 @pytest.fixture
@@ -103,6 +105,29 @@ def test_the_data_stay_for_the_next_start(place):
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
     with server, psycopg.connect(server.dsn) as connection:
         assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
+
+
+def test_case_is_that_of_unicode_and_the_order_that_of_code_points(place):
+    with (
+        EmbeddedPostgres(place / "pg", settings=SETTINGS) as server,
+        psycopg.connect(server.dsn) as connection,
+    ):
+        (lower,) = connection.execute("SELECT lower('\u00c4RGER \u0416')").fetchone()
+        assert lower == "\u00e4rger \u0436"
+        (ordered,) = connection.execute(
+            "SELECT string_agg(x, '' ORDER BY x) FROM unnest('{b,a,B,_}'::text[]) AS x"
+        ).fetchone()
+        assert ordered == "B_ab"
+
+
+@pytest.mark.skipif(not OLD.is_dir(), reason="there is no PostgreSQL 15 of Debian's")
+def test_a_server_that_has_no_locales_of_its_own_starts_too(place):
+    with (
+        EmbeddedPostgres(place / "pg", binaries=OLD, settings=SETTINGS) as server,
+        psycopg.connect(server.dsn) as connection,
+    ):
+        assert connection.info.server_version < 160000
+        assert connection.execute("SHOW lc_ctype").fetchone() == ("C",)
 
 
 def test_calling_it_starts_the_server_and_returns_the_dsn(place):

@@ -16,7 +16,10 @@ from taskiq_pg_json import Outcome, Progress, ResultEncodeError, ResultStore, St
 @contextmanager
 def database(admin, dsn, encoding):
     name = f"db_{uuid.uuid4().hex[:12]}"
-    made = "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'"
+    made = (
+        "CREATE DATABASE {} TEMPLATE template0 ENCODING {} "
+        "LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
     admin.execute(sql.SQL(made).format(sql.Identifier(name), sql.Literal(encoding)))
     try:
         yield make_conninfo(dsn, dbname=name)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _SUPERUSER = "postgres"
 _INITDB = ["initdb", "--auth=trust", "--encoding=UTF8", "--no-locale", f"--username={_SUPERUSER}"]
+_UNICODE = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+"""Case as Unicode has it, wherever the machine's locales are; PostgreSQL 17 and newer know it."""
+
 _LOG = os.path.join("data", "server.log")  # noqa: PTH118 - pg_ctl takes text
 _START_TIMEOUT = 60  # seconds
 _START = ["pg_ctl", "start", "-D", "data", "-l", _LOG, "-w", "-t", str(_START_TIMEOUT)]
@@ -178,8 +181,17 @@ class EmbeddedPostgres:
         unfinished.mkdir(mode=0o700)
         if user is not None:
             os.chown(unfinished, user, host.user_group(user))
-        self._run([*_INITDB, "-D", unfinished.name], user)
+        self._run([*_INITDB, *self._locale(), "-D", unfinished.name], user)
         unfinished.rename(self._data)
+
+    def _locale(self) -> list[str]:
+        try:
+            usage = subprocess.run(  # noqa: S603 - PostgreSQL's own program
+                [self._program("initdb"), "--help"], check=False, capture_output=True
+            )
+        except OSError:  # which running it in earnest tells of
+            return []
+        return _UNICODE if b"--builtin-locale" in usage.stdout else []
 
     def _start_server(self, user: int | None) -> None:
         if os.name == "nt":
