@@ -87,6 +87,43 @@ async def test_new_and_deleted_rows_move_no_other_row(busy):
     assert ids(back) == ["0", "1", "2", "in between"]
 
 
+@pytest.mark.parametrize("order_by", ALL_ORDERS)
+async def test_a_page_whose_rows_have_gone_leads_back(busy, order_by):
+    everything = await busy.search(order_by=order_by)
+    first = await busy.search(limit=4, order_by=order_by)
+    for record in everything.items[4:]:
+        await busy.delete(record.task_id)
+    gone = await busy.search(limit=4, order_by=order_by, cursor=first.next_cursor)
+    assert (gone.items, gone.next_cursor) == ((), None)
+    back = await busy.search(limit=3, order_by=order_by, cursor=gone.previous_cursor)
+    assert ids(back) == ids(first)[1:]
+    rest = await busy.search(limit=3, order_by=order_by, cursor=back.previous_cursor)
+    assert (ids(rest), rest.previous_cursor) == (ids(first)[:1], None)
+
+
+@pytest.mark.parametrize("order_by", ALL_ORDERS)
+async def test_a_page_before_which_all_have_gone_leads_on(busy, order_by):
+    everything = await busy.search(order_by=order_by)
+    first = await busy.search(limit=4, order_by=order_by)
+    second = await busy.search(limit=4, order_by=order_by, cursor=first.next_cursor)
+    for record in everything.items[:4]:
+        await busy.delete(record.task_id)
+    gone = await busy.search(limit=4, order_by=order_by, cursor=second.previous_cursor)
+    assert (gone.items, gone.previous_cursor) == ((), None)
+    found = await pages(busy, 4, gone.next_cursor, order_by=order_by)
+    assert all_ids(found) == ids(everything)[4:]
+
+
+async def test_pages_lead_nowhere_once_all_rows_have_gone(busy, admin, table_name):
+    first = await busy.search(limit=4)
+    admin.execute(f"DELETE FROM {table_name}")
+    gone = await busy.search(cursor=first.next_cursor)
+    back = await busy.search(cursor=gone.previous_cursor)
+    assert (back.items, back.previous_cursor) == ((), None)
+    await finish(busy, "new", ended=ago(minutes=30))
+    assert ids(await busy.search(cursor=back.next_cursor)) == ["new"]
+
+
 async def test_a_cursor_stands_in_a_url_as_it_is(busy):
     page = await busy.search(limit=1, order_by="task_id")
     assert page.next_cursor.rstrip("=").replace("-", "").replace("_", "").isalnum()
@@ -101,16 +138,17 @@ async def test_a_cursor_of_another_order_is_refused(busy):
 @pytest.mark.parametrize(
     "parts",
     [
-        '["finished_at",true,"2026-01-01","a",false]',
-        '["finished_at",true,5,"a",false]',
-        '["finished_at",true,"x","a",false]',
-        '["finished_at",true,null,7,false]',
-        '["finished_at",true,null,"\\u0000",false]',
-        '["password",true,null,"a",false]',
+        '["finished_at",true,"2026-01-01","a",false,false]',
+        '["finished_at",true,5,"a",false,false]',
+        '["finished_at",true,"x","a",false,false]',
+        '["finished_at",true,null,7,false,false]',
+        '["finished_at",true,null,"\\u0000",false,false]',
+        '["password",true,null,"a",false,false]',
         '["finished_at",true,null]',
-        '["finished_at",true,"2026-01-01T00:00+00:00","\\ud800",false]',
+        '["finished_at",true,null,"a",false,true,true]',
+        '["finished_at",true,"2026-01-01T00:00+00:00","\\ud800",false,false]',
         pytest.param("[" * 100_000, id="deep"),
-        "[[],true,null,1,2]",
+        "[[],true,null,1,2,3]",
         "7",
     ],
 )
@@ -125,7 +163,7 @@ async def test_a_forged_cursor_is_refused(busy, parts):
 async def test_a_forged_cursor_by_duration_is_refused(busy, value):
     from base64 import urlsafe_b64encode
 
-    text = f'["execution_time",false,{value},"a",false]'
+    text = f'["execution_time",false,{value},"a",false,false]'
     cursor = urlsafe_b64encode(text.encode()).decode()
     with pytest.raises(FilterError, match="is no cursor"):
         await busy.search(cursor=cursor, order_by="execution_time")

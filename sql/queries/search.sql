@@ -60,13 +60,9 @@ result.{column}, result.task_id
 -- Largest first, and so NULLs before all else.
 result.{column} DESC, result.task_id DESC
 
--- beyond_ascending --
--- Rows that follow one, walking upwards.
-(result.{column}, result.task_id) > (%({value})s::{cast}, %({task_id})s::text::{task_id_type})
-
--- beyond_descending --
--- Rows that follow one, walking downwards.
-(result.{column}, result.task_id) < (%({value})s::{cast}, %({task_id})s::text::{task_id_type})
+-- beyond --
+-- Rows that follow one.
+(result.{column}, result.task_id) {operator} (%({value})s::{cast}, %({task_id})s::text::{task_id_type})
 
 -- nulls --
 -- All rows with no value to sort by.
@@ -76,13 +72,9 @@ result.{column} IS NULL
 -- All rows with a value to sort by.
 result.{column} IS NOT NULL
 
--- nulls_beyond_ascending --
--- Rows with no value to sort by that follow one, walking upwards.
-(result.{column} IS NULL AND result.task_id > %({task_id})s::text::{task_id_type})
-
--- nulls_beyond_descending --
--- Rows with no value to sort by that follow one, walking downwards.
-(result.{column} IS NULL AND result.task_id < %({task_id})s::text::{task_id_type})
+-- nulls_beyond --
+-- Rows with no value to sort by that follow one.
+(result.{column} IS NULL AND result.task_id {operator} %({task_id})s::text::{task_id_type})
 
 -- statement_timeout --
 -- How long, in milliseconds, a statement of this transaction may run. Compiling it would take longer

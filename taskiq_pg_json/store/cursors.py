@@ -59,7 +59,7 @@ class Order:
 
     def sql(self) -> str:
         """Return what stands behind ORDER BY."""
-        return compose(self._direction, column=self.column)
+        return compose("descending" if self.descending else "ascending", column=self.column)
 
     def positions(self, fragments: Fragments, cursor: Cursor | None) -> list[str]:
         """Return the conditions of the rows that follow, the next ones first.
@@ -69,15 +69,17 @@ class Order:
         """
         if cursor is None:
             return [compose("every_row")]
+        operator = compose(self._operator(inclusive=cursor.inclusive))
         if cursor.value is None:
             nulls = fragments.render(
-                f"nulls_beyond_{self._direction}", column=self.column, task_id=cursor.task_id
+                "nulls_beyond", column=self.column, operator=operator, task_id=cursor.task_id
             )
             rest = [compose("not_nulls", column=self.column)] if self.descending else []
             return [nulls, *rest]
         beyond = fragments.render(
-            f"beyond_{self._direction}",
+            "beyond",
             column=self.column,
+            operator=operator,
             cast=_CASTS[self.column],
             value=cursor.value,
             task_id=cursor.task_id,
@@ -86,9 +88,10 @@ class Order:
         rest = [compose("nulls", column=self.column)] if nulls_last else []
         return [beyond, *rest]
 
-    @property
-    def _direction(self) -> str:
-        return "descending" if self.descending else "ascending"
+    def _operator(self, *, inclusive: bool) -> str:
+        """Return the name of the operator between rows that follow one and that one."""
+        operator = "less" if self.descending else "greater"
+        return f"{operator}_or_equal" if inclusive else operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +103,14 @@ class Cursor:
         value: the row's value to sort by; times in ISO 8601.
         task_id: the row's id.
         backwards: whether the page ends before the row instead.
+        inclusive: whether the row itself is on the page.
     """
 
     order: Order
     value: str | float | None
     task_id: str
     backwards: bool = False
+    inclusive: bool = False
 
     @staticmethod
     def at(record: TaskRecord, order: Order, *, backwards: bool) -> Cursor:
@@ -123,8 +128,10 @@ class Cursor:
         """
         try:
             parts = json.loads(urlsafe_b64decode(text.encode("ascii")))
-            column, descending, value, task_id, backwards = parts
-            cursor = Cursor(Order(column, descending is True), value, task_id, backwards is True)
+            column, descending, value, task_id, *flags = parts
+            backwards, inclusive = (flag is True for flag in flags)
+            order_then = Order(column, descending is True)
+            cursor = Cursor(order_then, value, task_id, backwards, inclusive)
             cursor._check()
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise FilterError(
@@ -137,10 +144,15 @@ class Cursor:
             )
         return cursor
 
+    def turned_round(self) -> Cursor:
+        """Return the cursor of all that this one leaves out."""
+        return replace(self, backwards=not self.backwards, inclusive=not self.inclusive)
+
     def encode(self) -> str:
         """Return the cursor as text that stands in a URL as it is."""
         parts = [
             self.order.column, self.order.descending, self.value, self.task_id, self.backwards,
+            self.inclusive,
         ]  # fmt: skip
         return urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).decode()
 

@@ -213,9 +213,10 @@ def _as_page(
     records: Sequence[TaskRecord[Any]], order: Order, start: Cursor | None, *, more: bool
 ) -> Page[TaskRecord[Any]]:
     """Make a page of records that were found from a cursor on, in the order asked for."""
-    if not records:
-        return Page(())
     backwards = start is not None and start.backwards
+    if not records:
+        back = None if start is None else start.turned_round().encode()
+        return Page((), back if backwards else None, None if backwards else back)
     has_next = backwards or more
     has_previous = more if backwards else start is not None
     return Page(
