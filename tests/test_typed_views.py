@@ -380,6 +380,9 @@ async def test_an_index_serves_the_view_s_column(store, admin, table_name):
         ({"index": ["colours"]}, "no field 'colours'"),
         ({"index": ["created_at"]}, "timestamptz"),
         ({"index": "total"}, "as a list"),
+        ({"index": None}, "index=None.*as a list"),
+        ({"index": 5}, "index=5.*as a list"),
+        ({"index": [["count"]]}, r"no field \['count'\]"),
         ({"index": [5]}, "no field 5; there are customer_id"),
         ({"name": "outcomes"}, "one of the store's own"),
         ({"name": ""}, "name=''"),
@@ -403,11 +406,18 @@ async def test_arguments_that_cannot_work_are_refused(store, arguments, message)
         (TypedDict("Nul", {"a\0b": int}), "NUL"),
         (TypedDict("Surrogate", {"\ud800": int}), "Unicode"),
         (TypedDict("Long", {"x" * 64: int}), "63 bytes"),
+        (TypedDict("Wide", {f"field_{number}": int for number in range(1_598)}), "1,601 columns"),
     ],
 )
 async def test_fields_that_cannot_be_columns_are_refused(store, annotation, message):
     with pytest.raises(ConfigurationError, match=message):
         await store.create_view(task_returning(annotation))
+
+
+async def test_a_view_has_as_many_columns_as_postgresql_takes(store, admin):
+    widest = TypedDict("Widest", {f"field_{number}": int for number in range(1_597)})
+    view = await store.create_view(task_returning(widest))
+    assert len(types_of(admin, view)) == 1_600
 
 
 async def test_a_long_field_s_index_is_kept(store, admin, table_name):

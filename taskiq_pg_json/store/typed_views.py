@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+from collections.abc import Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from taskiq_pg_json.store.tasks import Task
 
 _OWN_COLUMNS = frozenset({"task_id", "finished_at", "execution_time"})
+_MOST_COLUMNS = 1_600
 _LOCK_POLL = 0.05  # seconds
 _UNINDEXABLE = frozenset({"timestamptz", "date", "interval", "jsonb"})
 
@@ -269,6 +271,12 @@ def _named(columns: Sequence[FieldColumn]) -> dict[str, FieldColumn]:
                 name = f"value_{name}"
         _check_name(f"The field {column.key!r} cannot be a column", name)
         named[name] = column
+    count = len(named) + len(_OWN_COLUMNS)
+    if count > _MOST_COLUMNS:
+        raise ConfigurationError(
+            f"The view would have {count:,} columns, and PostgreSQL takes {_MOST_COLUMNS:,} at "
+            "most: annotate the task with a type of fewer fields."
+        )
     return named
 
 
@@ -285,12 +293,12 @@ def _indexed(columns: Mapping[str, FieldColumn], fields: Sequence[str]) -> dict[
     Raises:
         ConfigurationError: no such field, or one whose type no index can hold.
     """
-    if isinstance(fields, str):
+    if isinstance(fields, str) or not isinstance(fields, Collection):
         raise ConfigurationError(f"index={fields!r}: give the names of fields, as a list.")
     names = {name if column.key is None else column.key: name for name, column in columns.items()}
     indexed = {}
     for field in fields:
-        if field not in names:
+        if not isinstance(field, str) or field not in names:
             raise ConfigurationError(
                 f"index: the task returns no field {field!r}; there are {', '.join(names)}."
             )
