@@ -46,6 +46,24 @@ def named(value) -> str | None:
     return ",".join(value) or "none" if isinstance(value, dict) else None
 
 
+def nested(depth):
+    filters = {"task_name": "none"}
+    for _ in range(depth):
+        filters = {"exclude": filters}
+    return filters
+
+
+CYCLE = {}
+CYCLE["exclude"] = CYCLE
+
+
+def alternating(depth):
+    condition = F.args[0] == 0
+    for number in range(depth):
+        condition = (F.args[0] == number) | ~(condition & (F.args[1] == number))
+    return condition
+
+
 def numbers(condition) -> list[str]:
     return [str(number) for number in range(30) if condition(number)]
 
@@ -392,6 +410,30 @@ async def test_any_number_of_values_can_be_asked_for(store):
     assert ids(await store.search(where=condition)) == ["it"]
 
 
+async def test_conditions_and_filters_may_be_negated_any_number_of_times(shop):
+    condition = F.args[0] > 25
+    for _ in range(5_001):
+        condition = ~condition
+    assert ids(await shop.search(where=condition)) == numbers(lambda n: n <= 25)
+    twenty = nested(20)
+    assert await shop.count(exclude=twenty) == await shop.count(exclude=nested(22))
+    assert ids(await shop.search(where=alternating(20), limit=1)) == ["0"]
+
+
+async def test_conditions_that_the_server_s_stack_does_not_hold_are_a_clear_error(dsn, table_name):
+    kwargs = {"options": "-c max_stack_depth=100kB"}
+    async with ResultStore(dsn, table_name=table_name, kwargs=kwargs) as store:
+        with pytest.raises(FilterError, match="nested too deep"):
+            await store.count(where=alternating(120))
+
+
+@pytest.mark.parametrize("timeout", [3e6, 1e300])
+async def test_a_time_limit_beyond_the_server_s_is_its_longest(shop, timeout):
+    assert len((await shop.search(timeout=timeout)).items) == 30
+    assert len([record async for record in shop.iterate(timeout=timeout)]) == 30
+    assert sum(row.total for row in await shop.stats(timeout=timeout)) == 30
+
+
 async def test_what_excludes_one_worker_keeps_rows_of_none(store):
     await finish(store, "one", worker="web:1")
     await finish(store, "none", worker=None)
@@ -508,6 +550,18 @@ async def test_a_column_that_was_left_out_says_so(shop):
         ({"exclude": "x"}, "exclude='x'"),
         ({"exclude": {"exclude": 5}}, "exclude=5"),
         ({"exclude": {5: 1}}, "5: no such filter"),
+        ({"exclude": nested(3_000)}, "exclude=.* deep"),
+        ({"exclude": CYCLE}, "exclude=.* deep"),
+        ({"where": alternating(3_000)}, "nested too deep"),
+        ({"where": alternating(400)}, "nested too deep"),
+        ({"args": 5}, "args=5: give a list"),
+        ({"args": "x"}, "args='x': give a list"),
+        ({"args": {"a": 1}}, "args=.*: give a list"),
+        ({"args": None}, "args=None: give a list"),
+        ({"kwargs": [1]}, r"kwargs=\[1\]: give a dict"),
+        ({"kwargs": None}, "kwargs=None: give a dict"),
+        ({"labels": "x"}, "labels='x': give a dict"),
+        ({"labels": None}, "labels=None: give a dict"),
         ({"exclude": {"task": "shop"}}, "task: .*its name is given as task_name"),
         ({"task": "shop:charge"}, "task='shop:charge'"),
         ({"timeout": "1"}, "timeout='1'.*None"),

@@ -12,6 +12,8 @@ from seeds import NOW, PaymentError, ago, finish, unfinished
 from taskiq_pg_json import FilterError, ResultStore
 
 MIDNIGHT = datetime(2026, 3, 4, tzinfo=timezone.utc)
+FIRST = datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))
+LAST = datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
 
 
 @pytest.fixture
@@ -218,7 +220,17 @@ async def test_samples_are_the_newest_failures_and_of_one_moment_the_last_ids(
         ({"by": None}, "by=None"),
         ({"by": [["task_name"]]}, "by="),
         ({"bucket": "month"}, "minute, hour, day, week"),
+        ({"bucket": ["hour"]}, r"bucket=\['hour'\].*minute, hour, day, week"),
+        ({"bucket": {}}, "bucket={}.*minute, hour, day, week"),
         ({"bucket": timedelta(0)}, "a second or more"),
+        ({"since": FIRST}, "since=.* too far"),
+        ({"until": LAST}, "until=.* too far"),
+        ({"bucket": "week", "since": datetime.min.replace(tzinfo=timezone.utc)}, "buckets"),
+        (
+            {"bucket": timedelta(days=10), "since": datetime.min.replace(tzinfo=timezone.utc)},
+            "no bucket.*later since=",
+        ),
+        ({"bucket": timedelta.max, "since": timedelta(days=1)}, "bucket=.* too wide"),
         ({"bucket": "minute", "since": timedelta(days=30)}, "buckets"),
         ({"percentiles": [101]}, "between 0 and 100"),
         ({"percentiles": ["p50"]}, "between 0 and 100"),

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
-from typing import TYPE_CHECKING, NoReturn, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from taskiq_pg_json.errors import FilterError
+from taskiq_pg_json.store.conditions import AnyOf, Condition
 from taskiq_pg_json.store.fragments import NoValue, check_value, compose, read_as
 
 if TYPE_CHECKING:
@@ -33,33 +34,6 @@ _OPERATORS = {
     ">=": "greater_or_equal",
 }
 _MOST_DIGITS = 1_000  # as the fragment as_numeric reads them
-
-
-class Condition(NoValue):
-    """A condition on the JSON columns of a row. Join them with ``&``, ``|`` and ``~``."""
-
-    def __and__(self, other: Condition) -> Condition:
-        if not isinstance(other, Condition):
-            return NotImplemented
-        return _All((*_parts(_All, self), *_parts(_All, other)))
-
-    def __or__(self, other: Condition) -> Condition:
-        if not isinstance(other, Condition):
-            return NotImplemented
-        return _Any((*_parts(_Any, self), *_parts(_Any, other)))
-
-    def __invert__(self) -> Condition:
-        return _Not(self)
-
-    def __bool__(self) -> NoReturn:
-        raise FilterError(
-            "A condition has no truth of its own: join conditions with & | ~, in parentheses, "
-            "not with `and`, `or`, `not` or a chained comparison."
-        )
-
-    def render(self, fragments: Fragments) -> str:
-        """Return the SQL of the condition, its values bound."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +65,7 @@ class Place(NoValue):
         if isinstance(value, Decimal):
             return _Comparison(self, "==", value)
         if _is_number(value) and value == 0:
-            return _Any((_Equality(self, 0), _Equality(self, -0.0)))  # JSON tells them apart
+            return AnyOf((_Equality(self, 0), _Equality(self, -0.0)))  # JSON tells them apart
         return _Equality(self, value)
 
     def __ne__(self, value: object) -> Condition:  # type: ignore[override]
@@ -119,7 +93,7 @@ class Place(NoValue):
         """Whether any of these stands here."""
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise FilterError(f"F.{self.column}….in_({values!r}): give a list of values.")
-        return _Any(tuple(self == value for value in values))
+        return AnyOf(tuple(self == value for value in values))
 
     def contains(self, value: object) -> Condition:
         """Whether what stands here contains this, in the sense of PostgreSQL's ``@>``."""
@@ -172,30 +146,6 @@ class _Columns(NoValue):
 
 
 F = _Columns()
-
-
-@dataclass(frozen=True, eq=False)
-class _All(Condition):
-    conditions: tuple[Condition, ...]
-
-    def render(self, fragments: Fragments) -> str:
-        return fragments.all_of([condition.render(fragments) for condition in self.conditions])
-
-
-@dataclass(frozen=True, eq=False)
-class _Any(Condition):
-    conditions: tuple[Condition, ...]
-
-    def render(self, fragments: Fragments) -> str:
-        return fragments.any_of([condition.render(fragments) for condition in self.conditions])
-
-
-@dataclass(frozen=True, eq=False)
-class _Not(Condition):
-    condition: Condition
-
-    def render(self, fragments: Fragments) -> str:
-        return fragments.none_of(self.condition.render(fragments))
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,11 +286,6 @@ def _is_container(encoded: str) -> bool:
 
 def _is_number(value: object) -> TypeGuard[int | float | Decimal]:
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-
-
-def _parts(kind: type[_All | _Any], condition: Condition) -> tuple[Condition, ...]:
-    """Return what a condition joins in this way, so that many are joined in one."""
-    return condition.conditions if isinstance(condition, kind) else (condition,)
 
 
 def _step(step: str | int | None) -> str:

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from taskiq_pg_json.errors import FilterError
 from taskiq_pg_json.records import Status
-from taskiq_pg_json.store.expressions import Condition
+from taskiq_pg_json.store.conditions import Condition
 from taskiq_pg_json.store.fragments import compose
 
 if TYPE_CHECKING:
@@ -67,6 +67,13 @@ _FILTERS = frozenset(FilterArguments.__annotations__)
 _JSON_COLUMNS = ("return_value", "args", "kwargs", "labels")
 _ERROR_FILTERS = ("error_type", "message", "fingerprint")
 _TIME_METHOD = re.compile(r"\.\s*(date|time)(time|stamp)?(_tz)?\s*\(")
+_DEEPEST = 100  # of filters to exclude by
+_SHAPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "args": ((list, tuple), "list"),
+    "kwargs": (Mapping, "dict"),
+    "labels": (Mapping, "dict"),
+}
+TOO_DEEP = "The conditions are nested too deep: join many at once, by & or | alone, or by .in_(…)."
 _ENDED = frozenset({Status.SUCCESS, Status.FAILURE})
 
 
@@ -124,9 +131,16 @@ class Filters:
         )
 
     def visible(self, fragments: Fragments, *, each_task: bool = False) -> str:
-        """Return the SQL of all filters, of rows that have not expired."""
+        """Return the SQL of all filters, of rows that have not expired.
+
+        Raises:
+            FilterError: conditions are nested too deep.
+        """
         shown = compose("not_expired")
-        return fragments.all_of([self.render(fragments, each_task=each_task), shown])
+        try:
+            return fragments.all_of([self.render(fragments, each_task=each_task), shown])
+        except RecursionError as error:
+            raise FilterError(TOO_DEEP) from error
 
     def _tasks(self, fragments: Fragments, *, each_task: bool) -> Iterator[str]:
         names = self.task_names
@@ -146,7 +160,7 @@ class Filters:
             if column == "labels" and self.given.get(column) == {}:
                 continue  # which all labels contain, those too that are NULL for there are none
             if column in self.given:
-                value = fragments.json(column, self.given[column])  # type: ignore[literal-required] # likewise
+                value = fragments.json(column, _shaped(column, self.given[column]))  # type: ignore[literal-required] # likewise
                 yield fragments.render("contains", column=column, value=value)
         where = self.given.get("where")
         if isinstance(where, Condition):
@@ -172,13 +186,15 @@ class Filters:
             yield compose("unfinished")
 
 
-def paths_of(given: FilterArguments) -> set[str]:
+def paths_of(given: FilterArguments, depth: int = 0) -> set[str]:
     """Return the SQL/JSON paths among filters, which only the server can judge.
 
     Raises:
         FilterError: a ``where`` that is neither text nor a condition, or an ``exclude`` that is
-            no dict.
+            no dict or holds too many others within each other.
     """
+    if depth > _DEEPEST:
+        raise FilterError(f"exclude= holds exclude= more than {_DEEPEST} deep: give fewer.")
     where = given.get("where")
     if not isinstance(where, str | Condition | None):
         raise FilterError(
@@ -187,7 +203,7 @@ def paths_of(given: FilterArguments) -> set[str]:
     excluded = given.get("exclude")
     if not isinstance(excluded, Mapping | None):
         raise FilterError(f"exclude={excluded!r}: give filters, as a dict.")
-    inner = paths_of(excluded) if excluded else set()
+    inner = paths_of(excluded, depth + 1) if excluded else set()
     return {where, *inner} if isinstance(where, str) else inner
 
 
@@ -220,6 +236,14 @@ def _type_names(name: str, values: object) -> list[str]:
     )
 
 
+def _shaped(column: str, value: object) -> object:
+    """Return what a JSON column is to contain; only a return value may be anything."""
+    types, kind = _SHAPES.get(column, (object, ""))
+    if not isinstance(value, types):
+        raise FilterError(f"{column}={value!r}: give a {kind} of what the {column} shall contain.")
+    return value
+
+
 def _as_status(value: object) -> Status:
     try:
         return Status(value)
@@ -228,7 +252,7 @@ def _as_status(value: object) -> Status:
 
 
 def moment(name: str, value: object) -> datetime:
-    """Return a moment that was given as one, or as a timedelta back from now."""
+    """Return a moment, in UTC, that was given as one, or as a timedelta back from now."""
     if isinstance(value, timedelta):
         try:
             return datetime.now(timezone.utc) - value
@@ -243,7 +267,10 @@ def moment(name: str, value: object) -> datetime:
             f"{name}={value!r} has no time zone, so that it is no moment: give an aware datetime, "
             "as datetime.now(timezone.utc)."
         )
-    return value
+    try:
+        return value.astimezone(timezone.utc)
+    except OverflowError as error:
+        raise FilterError(f"{name}={value!r} is too far back, or ahead, in UTC.") from error
 
 
 def _seconds(name: str, value: object) -> float:

@@ -13,6 +13,7 @@ from psycopg.rows import tuple_row
 from taskiq_pg_json.errors import FilterError, SearchTimeoutError
 from taskiq_pg_json.schema import PlainCursor, queries
 from taskiq_pg_json.store.arguments import is_seconds
+from taskiq_pg_json.store.filters import TOO_DEEP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping
@@ -26,6 +27,7 @@ DEFAULT_TIMEOUT = 5.0
 _REFUSALS = (psycopg.DataError, psycopg.errors.SyntaxError, psycopg.errors.UndefinedObject)
 _BAD_TOKEN = re.compile(r'at or near "(.*)" of jsonpath input', re.DOTALL)
 _MAX_PATHS = 1_000
+_LONGEST_LIMIT = 2**31 - 1  # milliseconds
 
 
 def check_timeout(timeout: object) -> None:
@@ -36,6 +38,11 @@ def check_timeout(timeout: object) -> None:
     """
     if timeout is not None and not is_seconds(timeout):
         raise FilterError(f"timeout={timeout!r}: give seconds, or None for no limit.")
+
+
+def server_limit(timeout: float) -> str:
+    """Return a number of seconds as a limit that the server takes: 24 days at most."""
+    return f"{max(1, round(min(timeout * 1000, _LONGEST_LIMIT)))}ms"
 
 
 class QueryRunner:
@@ -103,7 +110,7 @@ class QueryRunner:
 
     async def _limit(self, connection: Connection, timeout: float) -> None:
         await PlainCursor(connection).execute(
-            self._set_timeout, {"statement_timeout": f"{max(1, round(timeout * 1000))}ms"}
+            self._set_timeout, {"statement_timeout": server_limit(timeout)}
         )
 
     async def _is_predicate(self, path: str) -> bool:
@@ -158,6 +165,8 @@ def _clear_errors(timeout: float | None) -> Iterator[None]:
             f"The search took longer than {limit} and was given up: narrow it down by "
             "task_name=, since= or a filter that an index serves, or give a longer timeout=."
         ) from error
+    except psycopg.errors.StatementTooComplex as error:
+        raise FilterError(TOO_DEEP) from error
     except _REFUSALS as error:
         raise FilterError(f"PostgreSQL refuses the filters: {_first_line(error)}.") from error
     except UnicodeEncodeError as error:

@@ -16,7 +16,7 @@ import psycopg
 from taskiq_pg_json.errors import SearchTimeoutError
 from taskiq_pg_json.schema import PlainCursor, queries
 from taskiq_pg_json.store.fragments import compose
-from taskiq_pg_json.store.queries import QueryRunner
+from taskiq_pg_json.store.queries import QueryRunner, server_limit
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -173,7 +173,7 @@ class Rollup:
         async def operation(connection: Connection) -> list[Any]:
             async with connection.transaction(), PlainCursor(connection) as cursor:
                 if timeout is not None:
-                    limit = f"{max(1, round(timeout * 1000))}ms"
+                    limit = server_limit(timeout)
                     await cursor.execute(self._limit, {"statement_timeout": limit})
                 await cursor.execute(self._lock, {})
                 if await cursor.fetchone() != (True,):

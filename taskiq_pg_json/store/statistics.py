@@ -35,6 +35,7 @@ _WIDTHS = {
     "day": timedelta(days=1),
     "week": timedelta(weeks=1),
 }
+_WIDEST = timedelta(days=365_000)  # beyond, a bucket may begin before the calendar
 _ORIGIN = datetime(2000, 1, 3, tzinfo=timezone.utc)  # a Monday, as in bucket_key
 _BOUNDS: tuple[Literal["since", "until"], ...] = ("since", "until")
 _QUERIES = {  # by whether the rollup is of use, and whether there are buckets
@@ -79,11 +80,7 @@ class Statistician:
         shares = _shares(percentiles)
         width = _width(bucket)
         # Bounds that count back from now are of one moment in all that follows.
-        bounds = {
-            name: moment(name, given[name]).astimezone(timezone.utc)
-            for name in _BOUNDS
-            if name in given
-        }
+        bounds = {name: moment(name, given[name]) for name in _BOUNDS if name in given}
         since, until = bounds.get("since"), bounds.get("until")
         given = cast("FilterArguments", {**given, **bounds})
         filters = await self._searcher.filters(given, task)
@@ -231,15 +228,20 @@ def _span(
 
 
 def _start(at: datetime, width: timedelta) -> datetime:
-    return at - (at - _ORIGIN) % width
+    try:
+        return at - (at - _ORIGIN) % width
+    except OverflowError as error:
+        raise FilterError(f"{at} has no bucket of {width}: give a later since=.") from error
 
 
 def _width(bucket: Bucket | timedelta | None) -> timedelta | None:
     if bucket is None or isinstance(bucket, timedelta):
         if bucket is not None and bucket < timedelta(seconds=1):
             raise FilterError(f"bucket={bucket!r}: give a second or more.")
+        if bucket is not None and bucket > _WIDEST:
+            raise FilterError(f"bucket={bucket!r} is too wide: give None for all times together.")
         return bucket
-    if bucket not in _WIDTHS:
+    if not isinstance(bucket, str) or bucket not in _WIDTHS:
         raise FilterError(f"bucket={bucket!r}: give {', '.join(_WIDTHS)}, or a timedelta.")
     return _WIDTHS[bucket]
 
