@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -25,9 +26,10 @@ from pydantic import BaseModel, RootModel
 from typing_extensions import is_typeddict
 
 from taskiq_pg_json.errors import ConfigurationError
+from taskiq_pg_json.schema.names import MAX_IDENTIFIER_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _KINDS: dict[type, str] = {
     str: "text",
@@ -41,6 +43,9 @@ _KINDS: dict[type, str] = {
     timedelta: "interval",
     UUID: "uuid",
 }
+_OWN_COLUMNS = frozenset({"task_id", "finished_at", "execution_time"})
+_MOST_COLUMNS = 1_600
+_UNINDEXABLE = frozenset({"timestamptz", "date", "interval", "jsonb"})
 _UNIONS = (Union, types.UnionType)
 _QUALIFIERS = frozenset({"Required", "NotRequired", "ReadOnly", "Final"})
 
@@ -58,16 +63,65 @@ class FieldColumn:
     kind: str
 
 
-def columns_of(annotation: object) -> list[FieldColumn]:
+def columns_of(annotation: object) -> dict[str, FieldColumn]:
     """Return a column for each field of a dataclass, model or TypedDict; else one for the value.
 
+    Returns:
+        The columns by name; one that the view has already gets ``value_`` before it.
+
     Raises:
-        ConfigurationError: the annotations of the fields cannot be resolved.
+        ConfigurationError: the annotations of the fields cannot be resolved, or PostgreSQL takes
+            no columns of such names, or of that number.
     """
     fields = _fields(_bare(annotation))
     if not fields:
-        return [FieldColumn(None, kind_of(annotation))]
-    return [FieldColumn(name, kind_of(hint)) for name, hint in fields.items()]
+        return _named([FieldColumn(None, kind_of(annotation))])
+    return _named([FieldColumn(name, kind_of(hint)) for name, hint in fields.items()])
+
+
+def indexed(columns: Mapping[str, FieldColumn], fields: Sequence[str]) -> dict[str, FieldColumn]:
+    """Return the columns of the fields to index, by name, of types that an index can hold.
+
+    Raises:
+        ConfigurationError: no such field, or one whose type no index can hold.
+    """
+    if isinstance(fields, str) or not isinstance(fields, Collection):
+        raise ConfigurationError(f"index={fields!r}: give the names of fields, as a list.")
+    names = {name if column.key is None else column.key: name for name, column in columns.items()}
+    found = {}
+    for field in fields:
+        if not isinstance(field, str) or field not in names:
+            raise ConfigurationError(
+                f"index: the task returns no field {field!r}; there are {', '.join(names)}."
+            )
+        name = names[field]
+        column = columns[name]
+        if column.kind in _UNINDEXABLE:
+            raise ConfigurationError(
+                f"index: the field {field} is of the SQL type {column.kind}, of which no index of "
+                "a view is made: what it equals is found with return_value= or where=, which have "
+                "an index."
+            )
+        # A text that is too long for its index would keep the task's result from being written.
+        found[name] = replace(column, kind="short_text") if column.kind == "text" else column
+    return found
+
+
+def check_name(what: str, name: object) -> None:
+    """Raise ConfigurationError where PostgreSQL would refuse a name, or cut it."""
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"{what}: give a non-empty text.")
+    if "\0" in name:
+        raise ConfigurationError(f"{what}: {name!r} holds a NUL character.")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{what}: {name!r} is not valid Unicode text.") from error
+    if size > MAX_IDENTIFIER_BYTES:
+        raise ConfigurationError(
+            f"{what}: {name} has {size} bytes, and PostgreSQL cuts names at "
+            f"{MAX_IDENTIFIER_BYTES} bytes."
+        )
 
 
 def kind_of(annotation: object) -> str:
@@ -131,3 +185,22 @@ def _hints(cls: type) -> Mapping[str, object]:
             f"The annotations of {cls.__qualname__} cannot be resolved, so that its fields cannot "
             f"be columns: {error}."
         ) from error
+
+
+def _named(columns: Sequence[FieldColumn]) -> dict[str, FieldColumn]:
+    kept = {column.key for column in columns if column.key} - _OWN_COLUMNS
+    named: dict[str, FieldColumn] = {}
+    for column in columns:
+        name = column.key or "value"
+        if name not in kept or name != column.key:
+            while name in _OWN_COLUMNS or name in kept or name in named:
+                name = f"value_{name}"
+        check_name(f"The field {column.key!r} cannot be a column", name)
+        named[name] = column
+    count = len(named) + len(_OWN_COLUMNS)
+    if count > _MOST_COLUMNS:
+        raise ConfigurationError(
+            f"The view would have {count:,} columns, and PostgreSQL takes {_MOST_COLUMNS:,} at "
+            "most: annotate the task with a type of fewer fields."
+        )
+    return named

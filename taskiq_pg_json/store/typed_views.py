@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from psycopg.rows import tuple_row
 from taskiq_pg_json.errors import ConfigurationError, ForeignTableError
 from taskiq_pg_json.schema import PlainCursor, queries
 from taskiq_pg_json.schema.names import MAX_IDENTIFIER_BYTES
-from taskiq_pg_json.store.columns import FieldColumn, columns_of
+from taskiq_pg_json.store.columns import FieldColumn, check_name, columns_of, indexed
 from taskiq_pg_json.store.fragments import compose, read_as
 from taskiq_pg_json.store.tasks import is_task, return_type
 
@@ -30,10 +29,7 @@ if TYPE_CHECKING:
     from taskiq_pg_json.store.connections import Connection, Connections
     from taskiq_pg_json.store.tasks import Task
 
-_OWN_COLUMNS = frozenset({"task_id", "finished_at", "execution_time"})
-_MOST_COLUMNS = 1_600
 _LOCK_POLL = 0.05  # seconds
-_UNINDEXABLE = frozenset({"timestamptz", "date", "interval", "jsonb"})
 
 
 class TypedViews:
@@ -57,8 +53,8 @@ class TypedViews:
                 f"The task {task.task_name} returns None, or has no return annotation that can be "
                 "resolved, so that there is nothing to make columns of: annotate what it returns."
             )
-        columns = _named(columns_of(annotation))
-        wanted = _indexed(columns, index)
+        columns = columns_of(annotation)
+        wanted = indexed(columns, index)
         view = _View(self._names, task.task_name, name, columns | wanted)
         indexes = {view.index_name(field): _expression(wanted[field]) for field in wanted}
 
@@ -189,8 +185,8 @@ class _View:
     columns: Mapping[str, FieldColumn]
 
     def __post_init__(self) -> None:
-        _check_name(f"name={self.suffix!r}", self.suffix)
-        _check_name(f"name={self.suffix!r}", self.relation_name)
+        check_name(f"name={self.suffix!r}", self.suffix)
+        check_name(f"name={self.suffix!r}", self.relation_name)
         if self.relation_name in self.names.companions():
             raise ConfigurationError(
                 f"name={self.suffix!r}: {self.relation_name} is one of the store's own views; give "
@@ -260,75 +256,10 @@ class _View:
         return self.names.derived(f"{digest[:16]}_idx")
 
 
-def _named(columns: Sequence[FieldColumn]) -> dict[str, FieldColumn]:
-    """Return the columns by name; one that the view has already gets ``value_`` before it."""
-    kept = {column.key for column in columns if column.key} - _OWN_COLUMNS
-    named: dict[str, FieldColumn] = {}
-    for column in columns:
-        name = column.key or "value"
-        if name not in kept or name != column.key:
-            while name in _OWN_COLUMNS or name in kept or name in named:
-                name = f"value_{name}"
-        _check_name(f"The field {column.key!r} cannot be a column", name)
-        named[name] = column
-    count = len(named) + len(_OWN_COLUMNS)
-    if count > _MOST_COLUMNS:
-        raise ConfigurationError(
-            f"The view would have {count:,} columns, and PostgreSQL takes {_MOST_COLUMNS:,} at "
-            "most: annotate the task with a type of fewer fields."
-        )
-    return named
-
-
 def _check_task(task: object) -> None:
     if not is_task(task):
         raise ConfigurationError(
             f"{task!r} is no task: give what @broker.task has made of the function."
-        )
-
-
-def _indexed(columns: Mapping[str, FieldColumn], fields: Sequence[str]) -> dict[str, FieldColumn]:
-    """Return the columns of the fields to index, by name, of types that an index can hold.
-
-    Raises:
-        ConfigurationError: no such field, or one whose type no index can hold.
-    """
-    if isinstance(fields, str) or not isinstance(fields, Collection):
-        raise ConfigurationError(f"index={fields!r}: give the names of fields, as a list.")
-    names = {name if column.key is None else column.key: name for name, column in columns.items()}
-    indexed = {}
-    for field in fields:
-        if not isinstance(field, str) or field not in names:
-            raise ConfigurationError(
-                f"index: the task returns no field {field!r}; there are {', '.join(names)}."
-            )
-        name = names[field]
-        column = columns[name]
-        if column.kind in _UNINDEXABLE:
-            raise ConfigurationError(
-                f"index: the field {field} is of the SQL type {column.kind}, of which no index of "
-                "a view is made: what it equals is found with return_value= or where=, which have "
-                "an index."
-            )
-        # A text that is too long for its index would keep the task's result from being written.
-        indexed[name] = replace(column, kind="short_text") if column.kind == "text" else column
-    return indexed
-
-
-def _check_name(what: str, name: object) -> None:
-    """Raise ConfigurationError where PostgreSQL would refuse a name, or cut it."""
-    if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"{what}: give a non-empty text.")
-    if "\0" in name:
-        raise ConfigurationError(f"{what}: {name!r} holds a NUL character.")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{what}: {name!r} is not valid Unicode text.") from error
-    if size > MAX_IDENTIFIER_BYTES:
-        raise ConfigurationError(
-            f"{what}: {name} has {size} bytes, and PostgreSQL cuts names at "
-            f"{MAX_IDENTIFIER_BYTES} bytes."
         )
 
 
