@@ -159,6 +159,22 @@ async def test_buckets_are_those_of_utc_whatever_the_zone_of_the_bounds(store):
 
 
 @pytest.mark.parametrize("bucket", [None, "minute", "hour"])
+async def test_an_end_that_is_infinite_is_in_no_statistics(store, admin, table_name, bucket):
+    for number in range(6):
+        error = ValueError("no") if number % 2 else None
+        await finish(store, f"{number}", error=error, ended=MIDNIGHT)
+    for end, ids in {"infinity": ["0", "1"], "-infinity": ["2", "3"]}.items():
+        admin.execute(
+            f"UPDATE {table_name} SET finished_at = %s WHERE task_id = ANY (%s)", [end, ids]
+        )
+    for _ in range(2):  # from the rows, and from the rollup
+        (row,) = await store.stats(bucket=bucket)
+        assert (row.total, row.failed) == (2, 1)
+        assert [group.total for group in await store.failures()] == [1]
+        await store.refresh_rollup()
+
+
+@pytest.mark.parametrize("bucket", [None, "minute", "hour"])
 async def test_there_need_be_no_percentiles(store, bucket):
     await finish(store, "1", ended=MIDNIGHT)
     await store.refresh_rollup()

@@ -224,7 +224,8 @@ WITH whole AS MATERIALIZED (
         FROM {results} AS result
         CROSS JOIN LATERAL (
             SELECT date_part('epoch', result.started_at - result.queued_at)) AS waits (seconds)
-        WHERE result.finished_at >= rest.first AND result.finished_at < rest.last AND {conditions}
+        WHERE result.finished_at >= rest.first AND result.finished_at < rest.last
+          AND isfinite(result.finished_at) AND {conditions}
     ) AS raw
 ), histogram AS (
     SELECT {key_names}, duration_class, sum(total) AS total,

@@ -1,5 +1,6 @@
 -- stats --
--- How many tasks ended, how many failed, how long they ran and how long they had waited, by group.
+-- How many tasks ended, how many failed, how long they ran and how long they had waited, by group; those
+-- whose end is infinite are in no span of time.
 -- Durations are counted in classes of 1 %; a percentile is the mean of its class, and so at most 1 %
 -- off, and exact where a class holds one duration. No row is sorted.
 WITH histogram AS (
@@ -12,7 +13,7 @@ WITH histogram AS (
                floor(100.5 * ln(greatest(result.execution_time, 1e-6))) AS duration_class,
                date_part('epoch', result.started_at - result.queued_at) AS wait
         FROM {results} AS result
-        WHERE {conditions} AND result.finished_at IS NOT NULL
+        WHERE {conditions} AND isfinite(result.finished_at)
     ) AS measured
     GROUP BY {key_names}, duration_class
 ), {from_histogram};
@@ -49,7 +50,7 @@ SELECT {keys}, count(*), count(*) FILTER (WHERE result.status = 'FAILURE'),
        avg(date_part('epoch', result.started_at - result.queued_at)),
        max(date_part('epoch', result.started_at - result.queued_at))
 FROM {results} AS result
-WHERE {conditions} AND result.finished_at IS NOT NULL
+WHERE {conditions} AND isfinite(result.finished_at)
 GROUP BY {key_names}
 ORDER BY {key_names};
 
@@ -67,7 +68,7 @@ WITH grouped AS (
         SELECT result.task_id, result.task_name, result.finished_at,
                result.error ->> 'type' AS error_type, result.error ->> 'fingerprint' AS fingerprint
         FROM {results} AS result
-        WHERE {conditions} AND result.finished_at IS NOT NULL AND result.status = 'FAILURE'
+        WHERE {conditions} AND isfinite(result.finished_at) AND result.status = 'FAILURE'
     ) AS failed
     GROUP BY task_name, error_type, fingerprint
     ORDER BY total DESC, last_seen DESC, task_name, error_type, fingerprint
