@@ -27,7 +27,7 @@ _state_of = attrgetter("__dict__")
 
 
 class FieldsChangedError(Exception):
-    """The class needs a field that the row does not have."""
+    """The class needs a field that the row does not have, or cannot take those that it has."""
 
 
 class Shape:
@@ -120,14 +120,22 @@ class Shape:
         return {}
 
     def new(self) -> object:
-        """An empty instance."""
-        return object.__new__(self.cls)
+        """An empty instance.
+
+        Raises:
+            FieldsChangedError: the class has become abstract.
+        """
+        try:
+            return object.__new__(self.cls)
+        except TypeError as exc:
+            raise FieldsChangedError(f"{self.name} has changed since: {exc}") from exc
 
     def restore(self, decoder: Decoder, plain: State, node: Node) -> object:
         """An instance with the fields decoded, made without running any code of the class.
 
         Raises:
-            FieldsChangedError: a field is missing and has no default.
+            FieldsChangedError: a field is missing and has no default, or no instance can hold
+                what the row has.
         """
         state: State = decoder.fields(plain, node)
         if state.keys() == self._known:
@@ -177,7 +185,16 @@ class Shape:
                 f"{self.name} has fields that the row lacks, without a default:"
                 f" {', '.join(without)}"
             )
-        return {name: defaults[name]() for name in names}
+        try:
+            return {name: defaults[name]() for name in names}
+        except Exception as exc:
+            raise self.failed(exc) from exc
+
+    def failed(self, exc: Exception) -> FieldsChangedError:
+        """What an error of the changed class's own code leads to."""
+        return FieldsChangedError(
+            f"{self.name} has changed since, and says: {type(exc).__name__}: {exc}"
+        )
 
     def filled(self, made: object, state: State) -> object:
         """The instance with these attributes."""
@@ -192,8 +209,22 @@ class Shape:
             else:
                 slot.__set__(made, value)
         if rest:
-            made.__dict__.update(rest)
+            self.add_attributes(made, rest)
         return made
+
+    def add_attributes(self, made: object, state: State) -> None:
+        """Give an instance attributes beside its fields.
+
+        Raises:
+            FieldsChangedError: its class leaves no room for them.
+        """
+        try:
+            own: State = object.__getattribute__(made, "__dict__")
+        except AttributeError as exc:
+            raise FieldsChangedError(
+                f"{self.name} has slots alone by now, and none for: {', '.join(state)}"
+            ) from exc
+        own.update(state)
 
 
 def _slots_of(cls: type) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, RootModel, ValidationError
+from pydantic import BaseModel, RootModel
 from pydantic_core import PydanticUndefined
 
 from taskiq_pg_json.serializer import columns
-from taskiq_pg_json.serializer.classes import FieldsChangedError, Shape, State
+from taskiq_pg_json.serializer.classes import Shape, State
 from taskiq_pg_json.serializer.keys import aligned, in_order
 from taskiq_pg_json.serializer.nodes import wrap
 from taskiq_pg_json.serializer.tables import encode_table
@@ -91,10 +91,7 @@ class ModelShape(Shape):
             return self.made(self.template | state, set(self._known))
         state = dict(self.renamed(decoder, state))
         private = {name: state.pop(name) for name in self._private & state.keys()}
-        for name in self._private - private.keys():
-            default = self._model.__private_attributes__[name].get_default()
-            if default is not PydanticUndefined:
-                private[name] = default
+        private.update(self._private_defaults(self._private - private.keys()))
         extra = {name: state[name] for name in state if name not in self._known}
         if isinstance(node, dict) and "order" in node:
             extra = in_order(extra, node["order"])
@@ -125,7 +122,7 @@ class ModelShape(Shape):
         private: State | None = None,
     ) -> object:
         """A model of these parts."""
-        model: object = object.__new__(self.cls)
+        model = self.new()
         _set(model, "__dict__", fields)
         _set(model, "__pydantic_fields_set__", given)
         _set(model, "__pydantic_extra__", (extra or {}) if self._allows_extra else None)
@@ -138,14 +135,25 @@ class ModelShape(Shape):
         data = {names[name]: value for name, value in fields.items()}
         if self._allows_extra:
             data.update(extra)
+        validator = self._model.__pydantic_validator__
         try:
-            model = self._model.model_validate(data)
-        except ValidationError as exc:
-            raise FieldsChangedError(f"{self.name} has changed since, and says: {exc}") from exc
+            # as BaseModel.__init__ does, past an __init__ that the model may have of its own
+            model = validator.validate_python(data, self_instance=self.new())
+        except Exception as exc:
+            raise self.failed(exc) from exc
         _set(model, "__pydantic_fields_set__", given & {*self._known, *(extra or ())})
         if private and model.__pydantic_private__ is not None:
             model.__pydantic_private__.update(private)
         return model
+
+    def _private_defaults(self, names: Collection[str]) -> State:
+        """The defaults of private attributes, as far as they have one."""
+        attributes = self._model.__private_attributes__
+        try:
+            defaults = {name: attributes[name].get_default() for name in names}
+        except Exception as exc:
+            raise self.failed(exc) from exc
+        return {name: value for name, value in defaults.items() if value is not PydanticUndefined}
 
     def _input_name(self, name: str) -> str:
         """The key under which validation takes a field."""

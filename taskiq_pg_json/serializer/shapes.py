@@ -70,7 +70,7 @@ class StructShape(Shape):
         fields = {name: state.pop(name) for name in self.fields if name in state}
         made = self.cls(**fields)
         if state:
-            made.__dict__.update(state)
+            self.add_attributes(made, state)
         return made
 
     def defaults(self) -> dict[str, Callable[[], object]]:
@@ -118,7 +118,7 @@ class NamedTupleShape(Shape):
         made = tuple.__new__(self.cls, [state[name] for name in self.fields])
         extras = {name: value for name, value in state.items() if name not in self._known}
         if extras:
-            made.__dict__.update(extras)
+            self.add_attributes(made, extras)
         return made
 
     def new(self) -> object:

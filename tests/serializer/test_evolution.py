@@ -193,6 +193,72 @@ def test_a_changed_model_is_validated(release, written):
         assert read(row) == {"number": 7}
 
 
+OWN_INIT = "number: int", "def __init__(self, given): super().__init__(number=given)"
+
+
+def test_a_field_added_to_a_model_with_a_constructor_of_its_own_gets_its_default(release, written):
+    v1 = release(order("model", *OWN_INIT))
+    row = written([v1.Order(number) for number in range(3)])
+    v2 = release(order("model", *OWN_INIT, "note: str = 'none'"))
+    back = read(row)
+    assert [type(model) for model in back] == [v2.Order] * 3
+    assert [(model.number, model.note) for model in back] == [(n, "none") for n in range(3)]
+
+
+FAIL = "def fail(*_):\n    raise RuntimeError('no database')\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        ("model", "model_post_init = fail"),
+        ("model", "check = pydantic.field_validator('number')(lambda number: fail())"),
+        ("model", "tags: list = pydantic.Field(default_factory=fail)"),
+        ("model", "_tags: list = pydantic.PrivateAttr(default_factory=fail)"),
+        ("dataclass", "tags: list = dataclasses.field(default_factory=fail)"),
+        ("attrs", "tags: list = attrs.field(factory=fail)"),
+        ("struct", "tags: list = msgspec.field(default_factory=fail)"),
+    ],
+)
+def test_code_of_a_changed_class_that_fails_leaves_plain_json_and_warns(
+    kind, field, release, written
+):
+    v1 = release(order(kind, "number: int"))
+    row = written({"kept": 1, "orders": [v1.Order(number=7), v1.Order(number=8)]})
+    release(FAIL + order(kind, "number: int", "note: str = 'none'", field))
+    with pytest.warns(UnresolvedTypeWarning, match="RuntimeError: no database"):
+        assert read(row) == {"kept": 1, "orders": [{"number": 7}, {"number": 8}]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "bases", "abstract_bases"),
+    [
+        ("dataclass", "class Order", "class Order(abc.ABC)"),
+        ("model", "(pydantic.BaseModel)", "(pydantic.BaseModel, abc.ABC)"),
+    ],
+)
+def test_a_class_that_became_abstract_leaves_plain_json_and_warns(
+    kind, bases, abstract_bases, release, written
+):
+    v1 = release(order(kind, "number: int"))
+    row = written([v1.Order(number=7), v1.Order(number=8)])
+    abstract = order(kind, "number: int", "pay = abc.abstractmethod(lambda self: None)")
+    release("import abc\n" + abstract.replace(bases, abstract_bases))
+    with pytest.warns(UnresolvedTypeWarning, match="abstract"):
+        assert read(row) == [{"number": 7}, {"number": 8}]
+
+
+def test_an_attribute_that_a_slotted_class_has_no_room_for_leaves_plain_json_and_warns(
+    release, written
+):
+    value = release(order("dataclass", "number: int")).Order(7)
+    value.note = "x"
+    row = written(value)
+    release(order("slotted", "number: int"))
+    with pytest.warns(UnresolvedTypeWarning, match="slots alone by now, and none for: note"):
+        assert read(row) == {"number": 7, "note": "x"}
+
+
 def test_an_exceptions_class_is_found_under_its_old_name(release, jsonb_roundtrip):
     v1 = release("class PaymentError(Exception):\n    pass\n")
     row = jsonb_roundtrip(JsonSerializer().encode({"error": v1.PaymentError("no", 7)}, task_id="t"))
