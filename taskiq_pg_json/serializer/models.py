@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import BaseModel, RootModel
+from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic_core import PydanticUndefined
 
 from taskiq_pg_json.serializer import columns
@@ -15,7 +15,7 @@ from taskiq_pg_json.serializer.nodes import wrap
 from taskiq_pg_json.serializer.tables import encode_table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from taskiq_pg_json.serializer.decoder import Decoder
     from taskiq_pg_json.serializer.encoder import Column, Encoder
@@ -131,12 +131,13 @@ class ModelShape(Shape):
 
     def validated(self, fields: State, extra: State, private: State, given: set[str]) -> object:
         """A model of a class that has changed since, made by its own validation."""
-        names = {name: self._input_name(name) for name in fields}
-        data = {names[name]: value for name, value in fields.items()}
+        data: dict[object, object] = {}
         if self._allows_extra:
             data.update(extra)
         validator = self._model.__pydantic_validator__
         try:
+            for name, value in fields.items():
+                self._put(data, name, value)
             # as BaseModel.__init__ does, past an __init__ that the model may have of its own
             model = validator.validate_python(data, self_instance=self.new())
         except Exception as exc:
@@ -155,13 +156,23 @@ class ModelShape(Shape):
             raise self.failed(exc) from exc
         return {name: value for name, value in defaults.items() if value is not PydanticUndefined}
 
-    def _input_name(self, name: str) -> str:
-        """The key under which validation takes a field."""
+    def _put(self, data: dict[object, object], name: str, value: object) -> None:
+        """Give validation a field where it looks for it."""
+        *above, last = self._input_path(name)
+        for step in above:
+            # an index too: it is looked up in a dict as in a list
+            data = cast("dict[object, object]", data.setdefault(step, {}))
+        data[last] = value
+
+    def _input_path(self, name: str) -> Sequence[str | int]:
+        """The keys under which validation takes a field."""
         config, field = self._model.model_config, self._model.model_fields[name]
-        if config.get("populate_by_name") or config.get("validate_by_name"):
-            return name
         alias = field.validation_alias
-        return alias if isinstance(alias, str) else name
+        if alias is None or config.get("populate_by_name") or config.get("validate_by_name"):
+            return [name]
+        if isinstance(alias, AliasChoices):
+            alias = alias.choices[0]
+        return [alias] if isinstance(alias, str) else alias.path
 
 
 class RootShape(ModelShape):

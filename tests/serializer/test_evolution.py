@@ -205,6 +205,25 @@ def test_a_field_added_to_a_model_with_a_constructor_of_its_own_gets_its_default
     assert [(model.number, model.note) for model in back] == [(n, "none") for n in range(3)]
 
 
+@pytest.mark.parametrize(
+    "alias",
+    [
+        "alias='no'",
+        "validation_alias=pydantic.AliasChoices('no', 'nr')",
+        "validation_alias=pydantic.AliasChoices(pydantic.AliasPath('head', 'no'), 'nr')",
+        "validation_alias=pydantic.AliasPath('head', 0)",
+    ],
+)
+def test_a_field_is_added_to_a_model_whose_fields_have_aliases(alias, release, written):
+    fields = f"number: int = pydantic.Field({alias})", "at: int = 0"
+    v1 = release(order("model", *fields))
+    row = written(v1.Order.model_construct(number=7, at=2))
+    v2 = release(order("model", *fields, "note: str = 'none'"))
+    back = read(row)
+    assert type(back) is v2.Order
+    assert (back.number, back.at, back.note) == (7, 2, "none")
+
+
 FAIL = "def fail(*_):\n    raise RuntimeError('no database')\n"
 
 
