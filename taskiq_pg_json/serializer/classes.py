@@ -71,11 +71,13 @@ class Shape:
             return encode_unknown(encoder, value)
         base = {**self.base, "keys": list(extras)} if extras else dict(self.base)
         plain, node = self._encoded(encoder, {**present, **extras}, base)
-        missing = {name: MISSING for name in self.fields if name not in state}
-        if not missing:
-            return plain, node
-        described: dict[str, object] = node if isinstance(node, dict) else {"type": self.name}
-        return plain, {**described, "fields": {**fields_of(described), **missing}}
+        return plain, node if len(present) == len(self.fields) else self.noting_unset(node, state)
+
+    def noting_unset(self, node: Node | None, state: State) -> dict[str, object]:
+        """The node, with a note of the fields that an instance lacks."""
+        said: dict[str, object] = dict(node) if isinstance(node, dict) else {"type": self.name}
+        unset = {name: MISSING for name in self.fields if name not in state}
+        return {**said, "fields": {**fields_of(said), **unset}} if unset else said
 
     def _is_own(self, name: str) -> bool:
         """Whether an attribute is the object's own, not a cached property or typing's mark."""
@@ -166,15 +168,16 @@ class Shape:
         return self.filled(self.new(), kept)
 
     def renamed(self, decoder: Decoder, state: State) -> State:
-        """The row's fields under their new names."""
+        """The row's fields under their new names, unless it has those too."""
         entry = decoder.registry.of_class(self.cls)
         if entry is None or not entry.old_fields:
             return state
-        new_names = entry.old_fields
-        return {
-            name if name in self._known else new_names.get(name, name): value
-            for name, value in state.items()
+        new_names = {
+            old: new
+            for old, new in entry.old_fields.items()
+            if old not in self._known and new not in state
         }
+        return {new_names.get(name, name): value for name, value in state.items()}
 
     def default_values(self, names: list[str]) -> State:
         """The defaults of fields that a row does not have."""

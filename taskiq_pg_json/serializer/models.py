@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 from taskiq_pg_json.serializer import columns
 from taskiq_pg_json.serializer.classes import Shape, State
 from taskiq_pg_json.serializer.keys import aligned, in_order
+from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.nodes import wrap
 from taskiq_pg_json.serializer.tables import encode_table
 
@@ -31,7 +32,8 @@ class ModelShape(Shape):
     """A pydantic model.
 
     ``keys`` of its node are ``model_fields_set``, where that is not every field of the row.
-    Private attributes stand beside the fields.
+    Extra values and private attributes stand beside the fields. A model in which names of these
+    meet is pickled.
     """
 
     def __init__(self, cls: type[BaseModel], name: str) -> None:
@@ -48,21 +50,31 @@ class ModelShape(Shape):
         given = value.__pydantic_fields_set__
         if not extra and not private and given == self._known and tuple(state) == self.fields:
             return self._encoded(encoder, state, self.base)
-        return self.encode_unusual(encoder, value, {**state, **(extra or {}), **(private or {})})
+        return self.encode_unusual(encoder, value, state)
 
     def encode_unusual(self, encoder: Encoder, value: Any, state: State) -> Encoded:  # noqa: ANN401
         """A model with extra or private values, or with fields that were left to default."""
-        plain, node = super().encode_unusual(encoder, value, state)
-        if isinstance(node, dict) and "pickle" in node:
-            return plain, node
-        given = set(value.__pydantic_fields_set__)
-        node = {"type": node} if isinstance(node, str) else dict(node or {})
-        node.pop("keys", None)
-        if given != self._known | set(value.__pydantic_extra__ or ()):
-            node["keys"] = sorted(given)
-        if value.__pydantic_extra__:
-            node.update(encoder.layout(tuple(value.__pydantic_extra__)) or {})
-        return plain, node
+        own = {name: state[name] for name in state if name in self._known or self._is_own(name)}
+        extra, private = value.__pydantic_extra__ or {}, value.__pydantic_private__ or {}
+        layout = encoder.layout(tuple(extra))
+        if layout is None or not self._are_apart(own, extra, private):
+            return encode_unknown(encoder, value)
+        present = {name: own[name] for name in self.fields if name in own}
+        plain, node = self._encoded(encoder, {**present, **extra, **private}, self.base)
+        said = {**self.noting_unset(node, own), **layout}
+        given = value.__pydantic_fields_set__
+        if given != self._known | extra.keys():
+            said["keys"] = sorted(given)
+        return plain, said
+
+    def _are_apart(self, own: State, extra: State, private: State) -> bool:
+        """Whether a name alone tells which of the three a value belongs to."""
+        reserved = self._known | self._private
+        return (
+            own.keys() <= self._known
+            and private.keys() <= self._private
+            and not extra.keys() & reserved
+        )
 
     def encode_column(self, encoder: Encoder, values: Collection[object]) -> Column | None:
         """Many models, in groups that had the same fields set."""
@@ -132,8 +144,6 @@ class ModelShape(Shape):
     def validated(self, fields: State, extra: State, private: State, given: set[str]) -> object:
         """A model of a class that has changed since, made by its own validation."""
         data: dict[object, object] = {}
-        if self._allows_extra:
-            data.update(extra)
         validator = self._model.__pydantic_validator__
         try:
             for name, value in fields.items():
@@ -142,7 +152,10 @@ class ModelShape(Shape):
             model = validator.validate_python(data, self_instance=self.new())
         except Exception as exc:
             raise self.failed(exc) from exc
-        _set(model, "__pydantic_fields_set__", given & {*self._known, *(extra or ())})
+        if self._allows_extra:
+            # not by validation, where one may have the name of an alias
+            model.__pydantic_extra__.update(extra)
+        _set(model, "__pydantic_fields_set__", given & {*self._known, *extra})
         if private and model.__pydantic_private__ is not None:
             model.__pydantic_private__.update(private)
         return model

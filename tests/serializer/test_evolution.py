@@ -136,6 +136,28 @@ def test_a_renamed_field_is_found_under_its_old_name(kind, release, written):
     assert (back.number, back.total) == (7, 3)
 
 
+EXTRA = "model_config = pydantic.ConfigDict(extra='allow')"
+
+
+def test_an_old_name_that_an_extra_value_has_does_not_replace_the_field(release, written):
+    v2 = release(order("model", EXTRA, "total: int"))
+    registry = TypeRegistry()
+    registry.register(v2.Order, old_fields={"sum": "total"})
+    serializer = JsonSerializer(registry, fallback=None)
+    value = v2.Order(total=3, sum="x")
+    back = read(written(value, serializer), serializer)
+    assert (back.total, back.model_extra) == (3, {"sum": "x"})
+
+
+def test_an_extra_value_with_the_alias_of_a_field_outlives_a_change(release, written):
+    by_name = EXTRA.replace("extra", "populate_by_name=True, extra")
+    v1 = release(order("model", by_name, "zip_code: str"))
+    row = written(v1.Order(zip_code="1", zip="9"))
+    release(order("model", by_name, "zip_code: str = pydantic.Field(alias='zip')", "at: int = 0"))
+    back = read(row)
+    assert (back.zip_code, back.at, back.model_extra) == ("1", 0, {"zip": "9"})
+
+
 @every_kind
 def test_a_renamed_and_moved_class_is_found_under_its_old_name(kind, release, written):
     row = written([release(order(kind, "number: int")).Order(number=7)])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import subprocess
 import sys
 import warnings
@@ -298,6 +299,35 @@ def test_fifty_thousand_levels_come_back():
     serializer = JsonSerializer(fallback=None)
     found = serializer.decode(encoded(value, serializer), task_id="t")["return_value"]
     assert same(found, value)
+
+
+class Tagged(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    zip_code: str | None = pydantic.Field(None, alias="zip")
+    _seen: int = pydantic.PrivateAttr(0)
+
+    @functools.cached_property
+    def noise(self) -> str:
+        return "woof"
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize("name", ["zip_code", "_seen", "noise", "other"])
+def test_an_extra_value_of_a_model_comes_back_whatever_its_name(name, jsonb_roundtrip):
+    values = [Tagged(zip="1", **{name: "9"}), Tagged(**{name: "9", "b": 1, "a": 2})]
+    assert values[0].noise == "woof" or name == "noise"
+    for found, value in zip(back(values, jsonb_roundtrip), values, strict=True):
+        assert found.zip_code == value.zip_code
+        assert list(found.__pydantic_extra__.items()) == list(value.__pydantic_extra__.items())
+        assert found.__pydantic_private__ == value.__pydantic_private__
+        assert found.model_fields_set == value.model_fields_set
+
+
+def test_an_attribute_of_a_model_that_is_no_field_comes_back(jsonb_roundtrip):
+    value = samples.Address(street="Elm")
+    value.__dict__["found"] = 7
+    with pytest.warns(PickledValueWarning):
+        assert vars(back(value, jsonb_roundtrip)) == vars(value)
 
 
 def test_secrets_are_refused_without_being_shown():
