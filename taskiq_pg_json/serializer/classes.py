@@ -15,7 +15,7 @@ from taskiq_pg_json.serializer.nodes import MISSING, fields_of
 from taskiq_pg_json.serializer.tables import encode_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection
 
     from taskiq_pg_json.serializer.decoder import Decoder
     from taskiq_pg_json.serializer.encoder import Column, Encoder
@@ -71,13 +71,15 @@ class Shape:
             return encode_unknown(encoder, value)
         base = {**self.base, "keys": list(extras)} if extras else dict(self.base)
         plain, node = self._encoded(encoder, {**present, **extras}, base)
-        return plain, node if len(present) == len(self.fields) else self.noting_unset(node, state)
+        unset = [name for name in self.fields if name not in state]
+        return plain, self.noting_unset(node, unset) if unset else node
 
-    def noting_unset(self, node: Node | None, state: State) -> dict[str, object]:
-        """The node, with a note of the fields that an instance lacks."""
+    def noting_unset(self, node: Node | None, unset: Collection[str]) -> dict[str, object]:
+        """The node as a dict, with a note of what an instance has not set."""
         said: dict[str, object] = dict(node) if isinstance(node, dict) else {"type": self.name}
-        unset = {name: MISSING for name in self.fields if name not in state}
-        return {**said, "fields": {**fields_of(said), **unset}} if unset else said
+        if unset:
+            said["fields"] = {**fields_of(said), **dict.fromkeys(unset, MISSING)}
+        return said
 
     def _is_own(self, name: str) -> bool:
         """Whether an attribute is the object's own, not a cached property or typing's mark."""
@@ -160,7 +162,7 @@ class Shape:
         """An instance of a class whose fields are others than those of the row."""
         own = self.renamed(decoder, state)
         extras = _named(node, "keys")
-        unset = {name for name, child in _fields(node).items() if child == MISSING}
+        unset = unset_of(node)
         kept = {n: v for n, v in own.items() if n in self._known or n in extras}
         lacking = [n for n in self.fields if n not in kept and n not in unset]
         if lacking:
@@ -244,5 +246,7 @@ def _named(node: Node, part: str) -> list[str]:
     return found if isinstance(found, list) else []
 
 
-def _fields(node: Node) -> Mapping[str, Node]:
-    return fields_of(node) if isinstance(node, dict) else {}
+def unset_of(node: Node) -> set[str]:
+    """What an instance had not set."""
+    fields = fields_of(node) if isinstance(node, dict) else {}
+    return {name for name, child in fields.items() if child == MISSING}

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic_core import PydanticUndefined
 
 from taskiq_pg_json.serializer import columns
-from taskiq_pg_json.serializer.classes import Shape, State
+from taskiq_pg_json.serializer.classes import Shape, State, unset_of
 from taskiq_pg_json.serializer.keys import aligned, in_order
 from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.nodes import wrap
@@ -41,14 +41,23 @@ class ModelShape(Shape):
         self._slots = {}
         self._model = cls
         self._private = frozenset(cls.__private_attributes__)
+        self._defaulted = frozenset(
+            private
+            for private, attribute in cls.__private_attributes__.items()
+            if attribute.default is not PydanticUndefined or attribute.default_factory is not None
+        )
         self._allows_extra = cls.model_config.get("extra") == "allow"
 
     def encode(self, encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a BaseModel
         """One model."""
         state = value.__dict__
-        extra, private = value.__pydantic_extra__, value.__pydantic_private__
-        given = value.__pydantic_fields_set__
-        if not extra and not private and given == self._known and tuple(state) == self.fields:
+        if (
+            not value.__pydantic_extra__
+            and not value.__pydantic_private__
+            and not self._defaulted
+            and value.__pydantic_fields_set__ == self._known
+            and tuple(state) == self.fields
+        ):
             return self._encoded(encoder, state, self.base)
         return self.encode_unusual(encoder, value, state)
 
@@ -61,9 +70,11 @@ class ModelShape(Shape):
             return encode_unknown(encoder, value)
         present = {name: own[name] for name in self.fields if name in own}
         plain, node = self._encoded(encoder, {**present, **extra, **private}, self.base)
-        said = {**self.noting_unset(node, own), **layout}
+        unset = [name for name in self.fields if name not in own]
+        unset += sorted(self._defaulted - private.keys())
+        said = {**self.noting_unset(node, unset), **layout}
         given = value.__pydantic_fields_set__
-        if given != self._known | extra.keys():
+        if given != present.keys() | extra.keys():
             said["keys"] = sorted(given)
         return plain, said
 
@@ -78,7 +89,7 @@ class ModelShape(Shape):
 
     def encode_column(self, encoder: Encoder, values: Collection[object]) -> Column | None:
         """Many models, in groups that had the same fields set."""
-        if any(map(_extra_of, values)) or any(map(_private_of, values)):
+        if self._defaulted or any(map(_extra_of, values)) or any(map(_private_of, values)):
             return None
         rows = self.states(values)
         if set(map(tuple, rows)) != {self.fields}:
@@ -103,13 +114,14 @@ class ModelShape(Shape):
             return self.made(self.template | state, set(self._known))
         state = dict(self.renamed(decoder, state))
         private = {name: state.pop(name) for name in self._private & state.keys()}
-        private.update(self._private_defaults(self._private - private.keys()))
+        unset = unset_of(node)
+        private.update(self._private_defaults(self._private - private.keys() - unset))
         extra = {name: state[name] for name in state if name not in self._known}
         if isinstance(node, dict) and "order" in node:
             extra = in_order(extra, node["order"])
         fields = {name: state[name] for name in self.fields if name in state}
         names = set(given) if isinstance(given, list) else {*fields, *extra}
-        if len(fields) < len(self.fields) or (extra and not self._allows_extra):
+        if self._known - fields.keys() - unset or (extra and not self._allows_extra):
             return self.validated(fields, extra, private, names)
         return self.made(fields, names, extra, private)
 

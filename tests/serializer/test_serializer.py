@@ -330,6 +330,31 @@ def test_an_attribute_of_a_model_that_is_no_field_comes_back(jsonb_roundtrip):
         assert vars(back(value, jsonb_roundtrip)) == vars(value)
 
 
+def deleting(value, *names):
+    for name in names:
+        delattr(value, name)
+    return value
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "value",
+    [
+        samples.Address.model_construct(zip_code="1"),
+        deleting(samples.Address(street="Elm", zip="1"), "zip_code"),
+        deleting(samples.Customer(name="Ada", extra=1), "since", "_seen"),
+        deleting(samples.Customer(name="Ada", address=None, since=NOON.date()), "_seen"),
+        samples.Customer.model_construct(),
+    ],
+    ids=repr,
+)
+def test_what_a_model_lacks_it_lacks_when_it_comes_back(value, jsonb_roundtrip):
+    for values in ([value], [value, value]):
+        for found in back(values, jsonb_roundtrip):
+            assert same(found, value)
+            assert list(vars(found)) == list(vars(value))
+
+
 def test_secrets_are_refused_without_being_shown():
     account = samples.Account(user="ada", password="hunter2")
     with pytest.raises(ResultEncodeError, match="secret") as caught:
