@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from taskiq_pg_json.serializer import columns
 from taskiq_pg_json.serializer.classes import Shape, State, unset_of
-from taskiq_pg_json.serializer.keys import aligned, in_order
+from taskiq_pg_json.serializer.keys import aligned, in_order, is_plain
 from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.nodes import wrap
 from taskiq_pg_json.serializer.tables import encode_table
@@ -33,7 +33,7 @@ class ModelShape(Shape):
 
     ``keys`` of its node are ``model_fields_set``, where that is not every field of the row.
     Extra values and private attributes stand beside the fields. A model in which names of these
-    meet is pickled.
+    meet, or where ``model_fields_set`` holds what no name is, is pickled.
     """
 
     def __init__(self, cls: type[BaseModel], name: str) -> None:
@@ -65,15 +65,15 @@ class ModelShape(Shape):
         """A model with extra or private values, or with fields that were left to default."""
         own = {name: state[name] for name in state if name in self._known or self._is_own(name)}
         extra, private = value.__pydantic_extra__ or {}, value.__pydantic_private__ or {}
+        given = value.__pydantic_fields_set__
         layout = encoder.layout(tuple(extra))
-        if layout is None or not self._are_apart(own, extra, private):
+        if layout is None or not is_plain(given) or not self._are_apart(own, extra, private):
             return encode_unknown(encoder, value)
         present = {name: own[name] for name in self.fields if name in own}
         plain, node = self._encoded(encoder, {**present, **extra, **private}, self.base)
         unset = [name for name in self.fields if name not in own]
         unset += sorted(self._defaulted - private.keys())
         said = {**self.noting_unset(node, unset), **layout}
-        given = value.__pydantic_fields_set__
         if given != present.keys() | extra.keys():
             said["keys"] = sorted(given)
         return plain, said
@@ -100,9 +100,9 @@ class ModelShape(Shape):
         groups: dict[frozenset[str], list[int]] = {}
         for index, names in enumerate(given):
             groups.setdefault(frozenset(names), []).append(index)
-        if len(groups) == 1:
+        if len(groups) == 1 and given[0] <= self._known:
             return encode_table(encoder, self.fields, rows, {**self.base, "keys": sorted(given[0])})
-        if len(groups) * 4 > len(rows):
+        if len(groups) == 1 or len(groups) * 4 > len(rows):
             return None
         return encoder.in_groups(list(values), groups.values())
 

@@ -323,6 +323,14 @@ def test_an_extra_value_of_a_model_comes_back_whatever_its_name(name, jsonb_roun
         assert found.model_fields_set == value.model_fields_set
 
 
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize("name", ["a\0", "\ud800", 7, "other"])
+def test_any_model_fields_set_comes_back(name, jsonb_roundtrip):
+    values = [samples.Address.model_construct({name, "street"}, street="Elm") for _ in range(3)]
+    for found in back(values, jsonb_roundtrip):
+        assert found.model_fields_set == {name, "street"}
+
+
 def test_an_attribute_of_a_model_that_is_no_field_comes_back(jsonb_roundtrip):
     value = samples.Address(street="Elm")
     value.__dict__["found"] = 7
