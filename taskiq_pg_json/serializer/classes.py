@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from operator import attrgetter
-from types import MemberDescriptorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from taskiq_pg_json.serializer import columns
 from taskiq_pg_json.serializer.keys import aligned
-from taskiq_pg_json.serializer.kinds import attributes, inherited
+from taskiq_pg_json.serializer.kinds import in_slots, inherited, slots_of
 from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.nodes import MISSING, fields_of
 from taskiq_pg_json.serializer.tables import encode_table
@@ -44,7 +43,7 @@ class Shape:
         self.name = name
         self.fields = fields
         self.base: dict[str, object] = {"type": name}
-        self._slots = _slots_of(cls)
+        self._slots = slots_of(cls)
         self._known = frozenset(fields)
         self.template: State = dict.fromkeys(fields)
 
@@ -108,12 +107,7 @@ class Shape:
         """The attributes of an instance, as they lie in its dict and slots."""
         if not self._slots:
             return value.__dict__
-        state: State = {}
-        for name, slot in self._slots.items():
-            try:
-                state[name] = slot.__get__(value)
-            except AttributeError:  # noqa: PERF203 - how an empty slot is told from a full one
-                continue
+        state = in_slots(self._slots, value)
         state.update(getattr(value, "__dict__", {}))
         if state.keys() == self._known:
             return {name: state[name] for name in self.fields}
@@ -230,15 +224,6 @@ class Shape:
                 f"{self.name} has slots alone by now, and none for: {', '.join(state)}"
             ) from exc
         own.update(state)
-
-
-def _slots_of(cls: type) -> dict[str, Any]:
-    slots: dict[str, Any] = {}
-    for base in cls.__mro__:
-        for name, found in attributes(base).items():
-            if isinstance(found, MemberDescriptorType) and name not in slots:
-                slots[name] = found
-    return slots
 
 
 def _named(node: Node, part: str) -> list[str]:

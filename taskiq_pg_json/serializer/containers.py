@@ -8,6 +8,7 @@ import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any, cast
 
+from taskiq_pg_json.serializer.kinds import in_slots, slots_of
 from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.nodes import with_type, wrap
 
@@ -54,11 +55,15 @@ def _encode_deque(encoder: Encoder, value: deque[object]) -> Encoded:
 
 
 def _encode_counter(encoder: Encoder, value: Counter[object]) -> Encoded:
+    if value.__dict__:
+        return encode_unknown(encoder, value)
     plain, node = encoder.encode_dict(dict(value))
     return plain, with_type(node, "Counter")
 
 
 def _encode_ordered(encoder: Encoder, value: OrderedDict[object, object]) -> Encoded:
+    if value.__dict__:
+        return encode_unknown(encoder, value)
     plain, node = encoder.encode_dict(dict(value))
     node = with_type(node, "OrderedDict")
     if not encoder.plan.preserve_order and isinstance(plain, dict) and len(plain) > 1:
@@ -111,12 +116,15 @@ HANDLERS: dict[type, Handler] = {
 }
 
 
-def payload_handler(kind: str, name: str) -> Handler:
-    """Encode instances of a builtin's subclass: the builtin's value under the class's name."""
-    base = PAYLOADS[kind]
+def payload_handler(cls: type, kind: str, name: str) -> Handler:
+    """Encode instances of a builtin's subclass: the builtin's value under the class's name.
+
+    One with attributes, in its dict or in slots, is pickled.
+    """
+    base, slots = PAYLOADS[kind], slots_of(cls)
 
     def handler(encoder: Encoder, value: object) -> Encoded:
-        if getattr(value, "__dict__", None):
+        if getattr(value, "__dict__", None) or (slots and in_slots(slots, value)):
             return encode_unknown(encoder, value)
         plain, node = encoder.encode(_payload(base, value))
         return wrap(name, plain, node)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import sys
-from types import FunctionType
+from types import FunctionType, MemberDescriptorType
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -25,6 +26,27 @@ def inherited(cls: type, name: str) -> object:
         if name in attributes(base):
             return attributes(base)[name]
     return None
+
+
+def slots_of(cls: type) -> dict[str, Any]:
+    """The descriptors of the slots of a class and its bases."""
+    slots: dict[str, Any] = {}
+    for base in cls.__mro__:
+        for name, found in attributes(base).items():
+            if isinstance(found, MemberDescriptorType) and name not in slots:
+                slots[name] = found
+    return slots
+
+
+def in_slots(slots: dict[str, Any], value: object) -> dict[str, object]:
+    """What an instance holds in these slots; those that are empty are left out."""
+    state: dict[str, object] = {}
+    for name, slot in slots.items():
+        try:
+            state[name] = slot.__get__(value)
+        except AttributeError:  # noqa: PERF203 - how an empty slot is told from a full one
+            continue
+    return state
 
 
 def kind_of(cls: type) -> str | None:  # noqa: PLR0911 - one for each kind

@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 from taskiq_pg_json.serializer import columns
 from taskiq_pg_json.serializer.classes import Shape, State, unset_of
 from taskiq_pg_json.serializer.keys import aligned, in_order, is_plain
+from taskiq_pg_json.serializer.kinds import attributes, in_slots, slots_of
 from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.nodes import wrap
 from taskiq_pg_json.serializer.tables import encode_table
@@ -32,20 +33,27 @@ class ModelShape(Shape):
     """A pydantic model.
 
     ``keys`` of its node are ``model_fields_set``, where that is not every field of the row.
-    Extra values and private attributes stand beside the fields. A model in which names of these
-    meet, or where ``model_fields_set`` holds what no name is, is pickled.
+    Extra values, private attributes and slots stand beside the fields. A model in which the
+    names of these meet, or where ``model_fields_set`` holds what no name is, is pickled.
     """
 
     def __init__(self, cls: type[BaseModel], name: str) -> None:
         super().__init__(cls, name, tuple(cls.model_fields))
         self._slots = {}
         self._model = cls
+        self._own_slots = {
+            slot: found
+            for slot, found in slots_of(cls).items()
+            if slot not in attributes(BaseModel)
+        }
         self._private = frozenset(cls.__private_attributes__)
+        self._beside = self._private | self._own_slots.keys()
         self._defaulted = frozenset(
             private
             for private, attribute in cls.__private_attributes__.items()
             if attribute.default is not PydanticUndefined or attribute.default_factory is not None
         )
+        self._has_more = bool(self._defaulted or self._own_slots)
         self._allows_extra = cls.model_config.get("extra") == "allow"
 
     def encode(self, encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a BaseModel
@@ -54,7 +62,7 @@ class ModelShape(Shape):
         if (
             not value.__pydantic_extra__
             and not value.__pydantic_private__
-            and not self._defaulted
+            and not self._has_more
             and value.__pydantic_fields_set__ == self._known
             and tuple(state) == self.fields
         ):
@@ -64,32 +72,35 @@ class ModelShape(Shape):
     def encode_unusual(self, encoder: Encoder, value: Any, state: State) -> Encoded:  # noqa: ANN401
         """A model with extra or private values, or with fields that were left to default."""
         own = {name: state[name] for name in state if name in self._known or self._is_own(name)}
-        extra, private = value.__pydantic_extra__ or {}, value.__pydantic_private__ or {}
+        extra, slots = value.__pydantic_extra__ or {}, in_slots(self._own_slots, value)
+        beside = {**(value.__pydantic_private__ or {}), **slots}
         given = value.__pydantic_fields_set__
         layout = encoder.layout(tuple(extra))
-        if layout is None or not is_plain(given) or not self._are_apart(own, extra, private):
+        if layout is None or not is_plain(given) or not self._are_apart(own, extra, beside):
+            if slots:
+                raise encoder.refusal(value, "it has to be pickled, and that would lose its slots")
             return encode_unknown(encoder, value)
         present = {name: own[name] for name in self.fields if name in own}
-        plain, node = self._encoded(encoder, {**present, **extra, **private}, self.base)
+        plain, node = self._encoded(encoder, {**present, **extra, **beside}, self.base)
         unset = [name for name in self.fields if name not in own]
-        unset += sorted(self._defaulted - private.keys())
+        unset += sorted(self._defaulted - beside.keys())
         said = {**self.noting_unset(node, unset), **layout}
         if given != present.keys() | extra.keys():
             said["keys"] = sorted(given)
         return plain, said
 
-    def _are_apart(self, own: State, extra: State, private: State) -> bool:
+    def _are_apart(self, own: State, extra: State, beside: State) -> bool:
         """Whether a name alone tells which of the three a value belongs to."""
-        reserved = self._known | self._private
+        reserved = self._known | self._beside
         return (
             own.keys() <= self._known
-            and private.keys() <= self._private
+            and beside.keys() <= self._beside
             and not extra.keys() & reserved
         )
 
     def encode_column(self, encoder: Encoder, values: Collection[object]) -> Column | None:
         """Many models, in groups that had the same fields set."""
-        if self._defaulted or any(map(_extra_of, values)) or any(map(_private_of, values)):
+        if self._has_more or any(map(_extra_of, values)) or any(map(_private_of, values)):
             return None
         rows = self.states(values)
         if set(map(tuple, rows)) != {self.fields}:
@@ -113,17 +124,17 @@ class ModelShape(Shape):
         if given is None and state.keys() == self._known and not self._private:
             return self.made(self.template | state, set(self._known))
         state = dict(self.renamed(decoder, state))
-        private = {name: state.pop(name) for name in self._private & state.keys()}
+        beside = {name: state.pop(name) for name in self._beside & state.keys()}
         unset = unset_of(node)
-        private.update(self._private_defaults(self._private - private.keys() - unset))
+        beside.update(self._private_defaults(self._private - beside.keys() - unset))
         extra = {name: state[name] for name in state if name not in self._known}
         if isinstance(node, dict) and "order" in node:
             extra = in_order(extra, node["order"])
         fields = {name: state[name] for name in self.fields if name in state}
         names = set(given) if isinstance(given, list) else {*fields, *extra}
         if self._known - fields.keys() - unset or (extra and not self._allows_extra):
-            return self.validated(fields, extra, private, names)
-        return self.made(fields, names, extra, private)
+            return self.validated(fields, extra, beside, names)
+        return self.made(fields, names, extra, beside)
 
     def restore_column(
         self, decoder: Decoder, rows: list[State], node: Node
@@ -143,17 +154,28 @@ class ModelShape(Shape):
         fields: State,
         given: set[str],
         extra: State | None = None,
-        private: State | None = None,
+        beside: State | None = None,
     ) -> object:
         """A model of these parts."""
         model = self.new()
         _set(model, "__dict__", fields)
         _set(model, "__pydantic_fields_set__", given)
         _set(model, "__pydantic_extra__", (extra or {}) if self._allows_extra else None)
-        _set(model, "__pydantic_private__", (private or {}) if self._private else None)
+        _set(model, "__pydantic_private__", {} if self._private else None)
+        if beside:
+            self._add_beside(model, beside)
         return model
 
-    def validated(self, fields: State, extra: State, private: State, given: set[str]) -> object:
+    def _add_beside(self, model: Any, beside: State) -> None:  # noqa: ANN401 - a BaseModel
+        """Set private attributes and slots."""
+        for name, value in beside.items():
+            slot = self._own_slots.get(name)
+            if slot is None:
+                model.__pydantic_private__[name] = value
+            else:
+                slot.__set__(model, value)
+
+    def validated(self, fields: State, extra: State, beside: State, given: set[str]) -> object:
         """A model of a class that has changed since, made by its own validation."""
         data: dict[object, object] = {}
         validator = self._model.__pydantic_validator__
@@ -168,8 +190,7 @@ class ModelShape(Shape):
             # not by validation, where one may have the name of an alias
             model.__pydantic_extra__.update(extra)
         _set(model, "__pydantic_fields_set__", given & {*self._known, *extra})
-        if private and model.__pydantic_private__ is not None:
-            model.__pydantic_private__.update(private)
+        self._add_beside(model, beside)
         return model
 
     def _private_defaults(self, names: Collection[str]) -> State:

@@ -8,14 +8,17 @@ The bytes are a header, then each leaf as four bytes of length and its pickle::
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import hmac
 import io
 import pickle
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from taskiq_pg_json.errors import ConfigurationError
+from taskiq_pg_json.serializer.kinds import in_slots, slots_of
 
 _MAGIC = b"tpj1"
 _UNSIGNED = b"\x00"
@@ -108,6 +111,11 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, value: object) -> Any:  # noqa: ANN401 - as pickle declares it
         self._refuse(value)
+        if isinstance(value, Counter) and type(value).__reduce__ is Counter.__reduce__:
+            # which leaves out its attributes
+            cls = type(value)
+            state = value.__dict__, in_slots(slots_of(cls), value)
+            return copyreg.__newobj__, (cls,), state, None, iter(dict.items(value))  # type: ignore[attr-defined]
         return NotImplemented
 
 

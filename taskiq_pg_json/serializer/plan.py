@@ -114,7 +114,7 @@ class _Handlers(dict[type, "Handler"]):
         if kind == "enum":
             return enums.handler(cls, name)
         if kind in containers.PAYLOADS:
-            return containers.payload_handler(kind, name)
+            return containers.payload_handler(cls, kind, name)
         shape = shape_of(cls, kind, name)
         self._plan.columns[cls] = shape.encode_column
         return shape.encode

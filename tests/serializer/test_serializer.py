@@ -6,7 +6,7 @@ import functools
 import subprocess
 import sys
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
@@ -329,6 +329,53 @@ def test_any_model_fields_set_comes_back(name, jsonb_roundtrip):
     values = [samples.Address.model_construct({name, "street"}, street="Elm") for _ in range(3)]
     for found in back(values, jsonb_roundtrip):
         assert found.model_fields_set == {name, "street"}
+
+
+class SlottedDict(dict):
+    __slots__ = ("source",)
+
+
+class SlottedText(str):
+    __slots__ = ("source",)
+
+
+class SlottedSet(frozenset):
+    __slots__ = ("source",)
+
+
+class SlottedCounter(Counter):
+    __slots__ = ("source",)
+
+
+class SlottedModel(pydantic.BaseModel):
+    __slots__ = ("source",)
+    number: int = 1
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize(
+    ("make", "content"),
+    [
+        (SlottedDict, {"a": 1}),
+        (SlottedText, "a"),
+        (SlottedSet, {1}),
+        (SlottedCounter, "aab"),
+        (OrderedDict, {"a": 1}),
+        (Counter, "aab"),
+        (SlottedModel.model_validate, {"number": 2}),
+        (SlottedModel.model_validate, {}),
+    ],
+)
+def test_attributes_of_a_builtin_s_subclass_and_slots_of_a_model_come_back(
+    make, content, jsonb_roundtrip
+):
+    value = make(content)
+    serializer = JsonSerializer(fallback=None)
+    assert same(back([value], jsonb_roundtrip, serializer), [value])
+    object.__setattr__(value, "source", [NOON])
+    for found in back([value, value], jsonb_roundtrip):
+        assert same(found, value)
+        assert found.source == [NOON]
 
 
 def test_an_attribute_of_a_model_that_is_no_field_comes_back(jsonb_roundtrip):
