@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import AliasChoices, BaseModel, RootModel
+from pydantic import AliasChoices, BaseModel
 from pydantic_core import PydanticUndefined
 
 from taskiq_pg_json.serializer import columns
@@ -13,11 +13,13 @@ from taskiq_pg_json.serializer.classes import Shape, State, unset_of
 from taskiq_pg_json.serializer.keys import aligned, in_order, is_plain
 from taskiq_pg_json.serializer.kinds import attributes, in_slots, slots_of
 from taskiq_pg_json.serializer.leaves import encode_unknown
-from taskiq_pg_json.serializer.nodes import wrap
 from taskiq_pg_json.serializer.tables import encode_table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from pydantic.fields import ModelPrivateAttr
 
     from taskiq_pg_json.serializer.decoder import Decoder
     from taskiq_pg_json.serializer.encoder import Column, Encoder
@@ -27,6 +29,7 @@ _set = object.__setattr__
 _extra_of = attrgetter("__pydantic_extra__")
 _private_of = attrgetter("__pydantic_private__")
 _fields_set_of = attrgetter("__pydantic_fields_set__")
+_PARTS = frozenset({"__pydantic_private__", "__pydantic_extra__"})
 
 
 class ModelShape(Shape):
@@ -47,7 +50,7 @@ class ModelShape(Shape):
             if slot not in attributes(BaseModel)
         }
         self._private = frozenset(cls.__private_attributes__)
-        self._beside = self._private | self._own_slots.keys()
+        self._beside = (*cls.__private_attributes__, *self._own_slots)
         self._defaulted = frozenset(
             private
             for private, attribute in cls.__private_attributes__.items()
@@ -78,7 +81,7 @@ class ModelShape(Shape):
         layout = encoder.layout(tuple(extra))
         if layout is None or not is_plain(given) or not self._are_apart(own, extra, beside):
             if slots:
-                raise encoder.refusal(value, "it has to be pickled, and that would lose its slots")
+                raise encoder.refusal(value, f"its pickle would lose {', '.join(slots)}")
             return encode_unknown(encoder, value)
         present = {name: own[name] for name in self.fields if name in own}
         plain, node = self._encoded(encoder, {**present, **extra, **beside}, self.base)
@@ -89,13 +92,17 @@ class ModelShape(Shape):
             said["keys"] = sorted(given)
         return plain, said
 
+    def _is_own(self, name: str) -> bool:
+        # a RootModel has its private attributes in its __dict__
+        return name not in _PARTS and super()._is_own(name)
+
     def _are_apart(self, own: State, extra: State, beside: State) -> bool:
         """Whether a name alone tells which of the three a value belongs to."""
-        reserved = self._known | self._beside
+        reserved = set(self._beside)
         return (
             own.keys() <= self._known
-            and beside.keys() <= self._beside
-            and not extra.keys() & reserved
+            and beside.keys() <= reserved
+            and not extra.keys() & (self._known | reserved)
         )
 
     def encode_column(self, encoder: Encoder, values: Collection[object]) -> Column | None:
@@ -124,9 +131,9 @@ class ModelShape(Shape):
         if given is None and state.keys() == self._known and not self._private:
             return self.made(self.template | state, set(self._known))
         state = dict(self.renamed(decoder, state))
-        beside = {name: state.pop(name) for name in self._beside & state.keys()}
+        beside = {name: state.pop(name) for name in self._beside if name in state}
         unset = unset_of(node)
-        beside.update(self._private_defaults(self._private - beside.keys() - unset))
+        beside.update(self._private_defaults(self._private - beside.keys() - unset, state))
         extra = {name: state[name] for name in state if name not in self._known}
         if isinstance(node, dict) and "order" in node:
             extra = in_order(extra, node["order"])
@@ -168,12 +175,14 @@ class ModelShape(Shape):
 
     def _add_beside(self, model: Any, beside: State) -> None:  # noqa: ANN401 - a BaseModel
         """Set private attributes and slots."""
-        for name, value in beside.items():
+        for name in self._beside:
+            if name not in beside:
+                continue
             slot = self._own_slots.get(name)
             if slot is None:
-                model.__pydantic_private__[name] = value
+                model.__pydantic_private__[name] = beside[name]
             else:
-                slot.__set__(model, value)
+                slot.__set__(model, beside[name])
 
     def validated(self, fields: State, extra: State, beside: State, given: set[str]) -> object:
         """A model of a class that has changed since, made by its own validation."""
@@ -193,14 +202,16 @@ class ModelShape(Shape):
         self._add_beside(model, beside)
         return model
 
-    def _private_defaults(self, names: Collection[str]) -> State:
-        """The defaults of private attributes, as far as they have one."""
-        attributes = self._model.__private_attributes__
+    def _private_defaults(self, names: AbstractSet[str], state: State) -> State:
+        """The defaults of private attributes, as far as they have one, beside this state."""
+        found: State = {}
         try:
-            defaults = {name: attributes[name].get_default() for name in names}
+            for name, attribute in self._model.__private_attributes__.items():
+                if name in names & self._defaulted:
+                    found[name] = _private_default(attribute, {**state, **found})
         except Exception as exc:
             raise self.failed(exc) from exc
-        return {name: value for name, value in defaults.items() if value is not PydanticUndefined}
+        return found
 
     def _put(self, data: dict[object, object], name: str, value: object) -> None:
         """Give validation a field where it looks for it."""
@@ -221,30 +232,10 @@ class ModelShape(Shape):
         return [alias] if isinstance(alias, str) else alias.path
 
 
-class RootShape(ModelShape):
-    """A RootModel: its one value stands in its place."""
-
-    def encode(self, encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a RootModel
-        """The root."""
-        encoder.enter()
-        plain, node = wrap(self.name, *encoder.encode(value.__dict__["root"]))
-        encoder.leave()
-        if value.__pydantic_fields_set__ != self._known:
-            node = {**({"type": node} if isinstance(node, str) else node), "keys": []}
-        return plain, node
-
-    def encode_column(self, *_: object) -> None:
-        """One by one."""
-
-    def restore_column(self, *_: object) -> None:
-        """One by one."""
-
-    def restore(self, decoder: Decoder, plain: Any, node: Node) -> object:  # noqa: ANN401
-        """A model around the root."""
-        given = set() if isinstance(node, dict) and "keys" in node else set(self._known)
-        return self.made({"root": decoder.inner(plain, node)}, given)
-
-
-def model_shape(cls: type[BaseModel], name: str) -> ModelShape:
-    """The shape of a model."""
-    return (RootShape if issubclass(cls, RootModel) else ModelShape)(cls, name)
+def _private_default(attribute: ModelPrivateAttr, data: State) -> object:
+    factory: Any = attribute.default_factory
+    if factory is None:
+        return attribute.get_default()
+    # not by get_default(), which calls a factory in some releases of pydantic and not in others
+    takes_data = getattr(attribute, "default_factory_takes_validated_data", False)
+    return factory(data) if takes_data else factory()

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from taskiq_pg_json.serializer.classes import Shape, State
-from taskiq_pg_json.serializer.models import model_shape
+from taskiq_pg_json.serializer.roots import model_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -9,6 +9,7 @@ import warnings
 from collections import Counter, OrderedDict
 from datetime import date, datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -378,17 +379,45 @@ def test_attributes_of_a_builtin_s_subclass_and_slots_of_a_model_come_back(
         assert found.source == [NOON]
 
 
+def deleting(value, *names):
+    for name in names:
+        delattr(value, name)
+    return value
+
+
+class Root(pydantic.RootModel[list[int]]):
+    _cache: dict = pydantic.PrivateAttr(default_factory=dict)
+    _rate: Any = pydantic.PrivateAttr(1)
+    _unset: int = pydantic.PrivateAttr()
+
+
+def test_the_root_of_a_model_stands_alone_while_its_private_attributes_are_the_default(
+    jsonb_roundtrip,
+):
+    serializer = JsonSerializer(fallback=None)
+    row = encoded(Root([1]), serializer)
+    assert row.columns["return_value"] == b"[1]"
+    first, second = back([Root([1]), Root([2])], jsonb_roundtrip, serializer)
+    assert same([first, second], [Root([1]), Root([2])])
+    assert first._cache is not second._cache
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("_cache", {NOON: 1}), ("_rate", True), ("_rate", 1.0), ("_unset", None)]
+)
+def test_private_attributes_of_a_root_model_come_back(name, value, jsonb_roundtrip):
+    root = Root([1])
+    setattr(root, name, value)
+    serializer = JsonSerializer(fallback=None)
+    assert same(back([root, root], jsonb_roundtrip, serializer), [root, root])
+    assert same(back(deleting(root, name), jsonb_roundtrip, serializer), root)
+
+
 def test_an_attribute_of_a_model_that_is_no_field_comes_back(jsonb_roundtrip):
     value = samples.Address(street="Elm")
     value.__dict__["found"] = 7
     with pytest.warns(PickledValueWarning):
         assert vars(back(value, jsonb_roundtrip)) == vars(value)
-
-
-def deleting(value, *names):
-    for name in names:
-        delattr(value, name)
-    return value
 
 
 @pytest.mark.filterwarnings("error")
