@@ -201,6 +201,16 @@ class LooseParcel:
     label: str = "none"
 
 
+@attrs.frozen(cache_hash=True)
+class Sku:
+    code: str
+
+
+@attrs.frozen(cache_hash=True, slots=False)
+class LooseSku:
+    code: str
+
+
 class Reading(msgspec.Struct):
     sensor: str
     value: object

@@ -6,13 +6,18 @@ import dataclasses
 import functools
 import sys
 from functools import lru_cache
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
 from taskiq_pg_json.serializer.classes import Shape, State
+from taskiq_pg_json.serializer.kinds import inherited
 from taskiq_pg_json.serializer.roots import model_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+
+
+_CACHED_HASH = "_attrs_cached_hash"
 
 
 def _same(value: object) -> object:
@@ -53,6 +58,36 @@ class AttrsShape(Shape):
             elif field.default is not attr.NOTHING:
                 found[field.name] = functools.partial(_same, field.default)
         return found
+
+
+class HashingAttrsShape(AttrsShape):
+    """A class made by attrs that keeps its hash, which is another in each process."""
+
+    def __init__(self, cls: Any, name: str) -> None:  # noqa: ANN401 - made by a library
+        super().__init__(cls, name)
+        self._slots.pop(_CACHED_HASH, None)
+
+    def state(self, value: object) -> State:
+        """The attributes without the hash."""
+        return {name: held for name, held in super().state(value).items() if name != _CACHED_HASH}
+
+    def states(self, values: Collection[object]) -> list[State]:
+        """The attributes of many without the hash."""
+        return list(map(self.state, values))
+
+    def filled(self, made: object, state: State) -> object:
+        """The instance, with its hash to be found anew."""
+        state.pop(_CACHED_HASH, None)
+        made = super().filled(made, state)
+        object.__setattr__(made, _CACHED_HASH, None)
+        return made
+
+
+def attrs_shape(cls: type, name: str) -> AttrsShape:
+    """The shape of a class made by attrs."""
+    hashing = inherited(cls, "__hash__")
+    caches = isinstance(hashing, FunctionType) and _CACHED_HASH in hashing.__code__.co_names
+    return (HashingAttrsShape if caches else AttrsShape)(cls, name)
 
 
 class StructShape(Shape):
@@ -128,7 +163,7 @@ class NamedTupleShape(Shape):
 
 _SHAPES: dict[str, Callable[[Any, str], Shape]] = {
     "dataclass": DataclassShape,
-    "attrs": AttrsShape,
+    "attrs": attrs_shape,
     "struct": StructShape,
     "namedtuple": NamedTupleShape,
     "model": model_shape,

@@ -413,6 +413,18 @@ def test_private_attributes_of_a_root_model_come_back(name, value, jsonb_roundtr
     assert same(back(deleting(root, name), jsonb_roundtrip, serializer), root)
 
 
+@pytest.mark.parametrize("cls", [samples.Sku, samples.LooseSku])
+def test_a_hash_that_attrs_has_cached_is_not_stored(cls, jsonb_roundtrip):
+    values = [cls("a"), cls("b")]
+    stored = set(map(hash, values))
+    serializer = JsonSerializer(fallback=None)
+    row = encoded(values, serializer)
+    assert row.columns["return_value"] == b'[{"code":"a"},{"code":"b"}]'
+    for found in back(values, jsonb_roundtrip, serializer):
+        assert found._attrs_cached_hash is None
+        assert hash(found) in stored
+
+
 def test_an_attribute_of_a_model_that_is_no_field_comes_back(jsonb_roundtrip):
     value = samples.Address(street="Elm")
     value.__dict__["found"] = 7
