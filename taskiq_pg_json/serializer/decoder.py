@@ -65,6 +65,7 @@ class Decoder:
         self.leaves = leaves
         self._parts: dict[int, object] | None = None
         self.unknown = 0
+        self._classes: dict[str, type] = {}
 
     def column_of(self, name: str, plain: object, node: Node | None, parts: object) -> object:
         """The value of one column, and first that of the parts which nesting was cut into."""
@@ -168,7 +169,12 @@ class Decoder:
 
     def find(self, name: str) -> type | None:
         """The class of a stored type name."""
-        return self.reading.find(name)
+        found = self._classes.get(name)
+        if found is None:
+            found = self.reading.find(name)
+            if found is not None:
+                self._classes[name] = found
+        return found
 
     def find_at(self, name: str, _path: str) -> type | None:
         """The same, from an exception that knows where it is in itself."""

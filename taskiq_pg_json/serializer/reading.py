@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import warnings
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from taskiq_pg_json.serializer.resolve import Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import ModuleType
 
     from taskiq_pg_json.serializer.registry import TypeRegistry
 
@@ -22,6 +24,10 @@ class UnresolvedTypeWarning(UserWarning):
     """A stored type name led to no class: the plain JSON is returned in its place."""
 
 
+Place = tuple[str, ModuleType, str, object]
+"""A module, by name and itself, a name in it, and what that holds."""
+
+_LOCATION = re.compile(r"([^][,:]+):([^][,:.]+)")
 _MAX_WARNINGS = 1_000
 """Names that are remembered as warned of: a damaged row could hold any number."""
 _RESOLVE = (
@@ -39,7 +45,7 @@ class Reading:
         self.registry = registry
         self._resolver = Resolver(registry, allow, strict=strict)
         self._refuse_unknown = refuse_unknown
-        self._found: dict[str, type] = {}
+        self._found: dict[str, tuple[type, tuple[Place, ...]]] = {}
         self._warned: set[str] = set()
 
     def forget(self) -> None:
@@ -48,12 +54,34 @@ class Reading:
 
     def find(self, name: str) -> type | None:
         """The class of a stored type name."""
-        found = self._found.get(name)
-        if found is None:
-            found = self._resolver.find(name)
-            if found is not None:
-                self._found[name] = found
+        known = self._found.get(name)
+        if known is not None:
+            cls, places = known
+            for module_name, module, attribute, held in places:
+                if sys.modules.get(module_name) is not module or (
+                    vars(module).get(attribute) is not held
+                ):
+                    break
+            else:
+                return cls
+        found = self._resolver.find(name)
+        if found is not None:
+            self._found[name] = found, self._places(name)
         return found
+
+    def _places(self, name: str) -> tuple[Place, ...]:
+        """What has to stay as it is for a name to lead to the same classes.
+
+        A module that is loaded again, or a cell of a notebook that is run again, replaces them.
+        """
+        location = name.partition(":")[2]
+        if self.registry.of_name(location) is not None:
+            return ()
+        return tuple(
+            (module_name, module, attribute, vars(module).get(attribute))
+            for module_name, attribute in _LOCATION.findall(location)
+            if (module := sys.modules.get(module_name)) is not None
+        )
 
     def module(self, name: str) -> ModuleType | None:
         """A module that is imported, or that ``allow`` names."""

@@ -126,6 +126,34 @@ def test_a_removed_field_is_dropped(kind, release, written):
 
 
 @every_kind
+def test_a_class_that_is_defined_anew_is_found_by_the_same_serializer(kind, release, written):
+    serializer = JsonSerializer(fallback=None)
+    v1 = release(order(kind, "number: int"))
+    assert type(read(written([v1.Order(number=7)], serializer), serializer)[0]) is v1.Order
+    exec(compile(order(kind, "number: int", "note: str"), "shop_models.py", "exec"), vars(v1))
+    rows = [written([v1.Order(number=7, note="x")], serializer)]
+    v3 = release(order(kind, "number: int", "note: str"))
+    rows.append(written([v3.Order(number=7, note="x")], serializer))
+    for row in rows:
+        back = read(row, serializer)[0]
+        assert type(back) is v3.Order
+        assert back.note == "x"
+
+
+def test_a_parametrised_model_is_that_of_its_argument_s_newest_class(release, written):
+    generic = (
+        "T = typing.TypeVar('T')\nclass Page(pydantic.BaseModel, typing.Generic[T]):\n    item: T\n"
+    )
+    serializer = JsonSerializer(fallback=None)
+    pages = release(generic, "shop_pages")
+    for fields in (["number: int"], ["number: int", "note: str = 'x'"]):
+        shop = release(order("model", *fields))
+        page = pages.Page[shop.Order]
+        row = written(page(item=shop.Order(number=7)), serializer)
+        assert type(read(row, serializer)) is page
+
+
+@every_kind
 def test_a_renamed_field_is_found_under_its_old_name(kind, release, written):
     row = written(release(order(kind, "number: int", "sum: int")).Order(number=7, sum=3))
     v2 = release(order(kind, "number: int", "total: int"))
