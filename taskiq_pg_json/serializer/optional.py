@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _TEMPORAL = "Mm"
 _EXACT = "biufcUS"
+_TEXT = {"U": str, "S": bytes}
 _WIDEST = {"f": 8, "c": 16}
 
 
@@ -71,7 +72,13 @@ def _encode_array(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a 
 def _encode_number(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a numpy scalar
     if not _is_exact(value.dtype):
         return encode_unknown(encoder, value)
-    plain, node = encoder.encode(_items(sys.modules["numpy"].asarray(value)))
+    if value.dtype.kind == "U":
+        item: object = str.__str__(value)
+    elif value.dtype.kind == "S":
+        item = bytes.__getitem__(value, slice(None))
+    else:
+        item = _items(sys.modules["numpy"].asarray(value))
+    plain, node = encoder.encode(item)
     return wrap(f"numpy:{value.dtype.str}", plain, node)
 
 
@@ -96,7 +103,14 @@ def _read_number(decoder: Decoder, plain: object, argument: str, node: Node) -> 
     numpy = decoder.reading.module("numpy")
     if numpy is None:
         return decoder.unresolved(f"numpy:{argument}", plain)
-    return _array(numpy, decoder.inner(plain, node), argument, ())[()]
+    item = decoder.inner(plain, node)
+    dtype = numpy.dtype(argument)
+    if dtype.kind in _TEXT:
+        # an array would cut off its NULs
+        if type(item) is not _TEXT[dtype.kind]:
+            raise TypeError(f"expected the item of {argument}, found {type(item).__name__}")
+        return dtype.type(item)
+    return _array(numpy, item, argument, ())[()]
 
 
 def _encode_timestamp(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a Timestamp

@@ -30,6 +30,11 @@ SCALARS = [
     numpy.uint64(2**64 - 1),
     numpy.bool_(True),
     numpy.str_("x"),
+    numpy.str_("x\0\0"),
+    numpy.str_("\ud800\0"),
+    numpy.str_(""),
+    numpy.bytes_(b"a\0"),
+    numpy.bytes_(b""),
     numpy.datetime64("2024-01-01T00:00:00.123", "ms"),
     numpy.timedelta64(5, "h"),
     pandas.Timestamp("2026-01-02 03:04:05.123456789", tz="UTC"),
@@ -59,3 +64,5 @@ def test_a_scalar_comes_back_as_its_own_type(value, jsonb_roundtrip):
     found = back(value, jsonb_roundtrip)
     assert type(found) is type(value)
     assert repr(found) == repr(value)
+    if isinstance(value, (str, bytes)):
+        assert list(found) == list(value)
