@@ -15,7 +15,7 @@ from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.nodes import wrap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from taskiq_pg_json.serializer.decoder import Decoder
     from taskiq_pg_json.serializer.encoder import Encoder
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _TEMPORAL = "Mm"
 _EXACT = "biufcUS"
 _TEXT = {"U": str, "S": bytes}
+_ROOM = 1 << 20
+_ROOM_FOR_EACH = 64
+"""Bytes that an array of text may take: so many, and these for each item and each character."""
+
 _WIDEST = {"f": 8, "c": 16}
 
 
@@ -64,7 +68,10 @@ def _items(array: Any) -> Any:  # noqa: ANN401 - a numpy array
 def _encode_array(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a numpy array
     if not _is_exact(value.dtype):
         return encode_unknown(encoder, value)
-    plain, node = encoder.encode(_items(value))
+    items = _items(value)
+    if _is_wide(value.dtype, items):
+        return encode_unknown(encoder, value)
+    plain, node = encoder.encode(items)
     shape = ",".join(map(str, value.shape))
     return wrap(f"ndarray:{value.dtype.str}:{shape}", plain, node)
 
@@ -82,9 +89,27 @@ def _encode_number(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a
     return wrap(f"numpy:{value.dtype.str}", plain, node)
 
 
+def _is_wide(dtype: Any, items: object) -> bool:  # noqa: ANN401 - a numpy dtype
+    """Whether an array of text would take far more memory than its items do."""
+    if dtype.kind not in _TEXT:
+        return False
+    lengths = list(map(len, _texts(items)))
+    size: int = len(lengths) * dtype.itemsize
+    return size > _ROOM + _ROOM_FOR_EACH * (sum(lengths) + len(lengths))
+
+
+def _texts(items: object) -> Iterator[str | bytes]:
+    """The text in nested lists."""
+    if isinstance(items, list):
+        for item in items:
+            yield from _texts(item)
+    elif isinstance(items, (str, bytes)):
+        yield items
+
+
 def _array(numpy: Any, items: Any, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401
     kind = numpy.dtype(dtype)
-    if not _is_exact(kind):
+    if not _is_exact(kind) or _is_wide(kind, items):
         raise ValueError(f"{dtype!r} is no dtype of a stored array")
     made = numpy.array(items, dtype="i8" if kind.kind == "m" else kind)
     return made.astype(kind).reshape(shape)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import tracemalloc
 from zoneinfo import ZoneInfo
 
+import orjson
 import pytest
 
+from taskiq_pg_json.errors import ResultDecodeError
 from taskiq_pg_json.serializer import JsonSerializer
+from taskiq_pg_json.serializer.protocol import EncodedRow
 
 numpy = pytest.importorskip("numpy")
 pandas = pytest.importorskip("pandas")
@@ -66,3 +70,31 @@ def test_a_scalar_comes_back_as_its_own_type(value, jsonb_roundtrip):
     assert repr(found) == repr(value)
     if isinstance(value, (str, bytes)):
         assert list(found) == list(value)
+
+
+@pytest.mark.parametrize(
+    ("plain", "dtype", "shape"),
+    [("a", "<U200000000", ""), (["a"], "<U200000000", "1"), ([["a"], [""]], "|S900000000", "2,1")],
+)
+def test_a_row_of_few_bytes_does_not_become_a_large_array(plain, dtype, shape):
+    node = f"ndarray:{dtype}:{shape}"
+    row = EncodedRow(
+        {"return_value": orjson.dumps(plain)}, orjson.dumps({"v": 1, "return_value": node})
+    )
+    tracemalloc.start()
+    with pytest.raises(ResultDecodeError):
+        JsonSerializer().decode(row, task_id="t")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize("dtype", ["U100", "U1000000", "S9000000"])
+def test_an_array_of_text_much_wider_than_its_items_comes_back(dtype):
+    value = numpy.array(["a", "bc"], dtype=dtype)
+    row = JsonSerializer().encode({"return_value": value}, task_id="t")
+    assert (row.pickled is None) == (dtype == "U100")
+    found = JsonSerializer().decode(row, task_id="t")["return_value"]
+    assert found.dtype == value.dtype
+    assert found.tolist() == value.tolist()
