@@ -25,6 +25,9 @@ EXACT_BELOW = 1e15
 MAX_DIGITS = 131_072
 """Digits an int may have: as many as PostgreSQL's numeric."""
 
+_FEW_DIGITS = 250
+"""Half of what int() takes at least, whatever limit the interpreter was given."""
+
 _SMALL_INT = 2**63
 _SPECIAL = {"NaN", "Infinity", "-Infinity", "-0.0"}
 _NAN_BITS = struct.pack(">d", math.nan)
@@ -112,4 +115,13 @@ def decode_int(plain: object, _argument: str = "") -> int:
         return plain
     if type(plain) is not str or len(plain) > MAX_DIGITS + 1 or not _DIGITS.fullmatch(plain):
         raise ValueError("not the digits of an int")
-    return int(Decimal(plain))
+    return -_int_of(plain[1:]) if plain.startswith("-") else _int_of(plain)
+
+
+def _int_of(digits: str) -> int:
+    """The int of any number of digits, in less time than the square of them."""
+    size = len(digits) // 2
+    if size < _FEW_DIGITS:
+        return int(digits)
+    power: int = 10**size
+    return _int_of(digits[:-size]) * power + _int_of(digits[-size:])

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from taskiq_pg_json.errors import (
     ResultDecodeError,
     ResultEncodeError,
 )
-from taskiq_pg_json.serializer import PickledValueWarning, UnresolvedTypeWarning
+from taskiq_pg_json.serializer import PickledValueWarning, UnresolvedTypeWarning, text
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
 KEY = b"a key of this test, 32 bytes long"
@@ -422,3 +423,10 @@ def test_what_cannot_be_pickled_either_is_refused_with_its_path():
     with pytest.raises(ResultEncodeError, match="lock") as caught:
         JsonSerializer().encode({"return_value": {"a": [threading.Lock()]}}, task_id="t")
     assert caught.value.path == "return_value.a[0]"
+
+
+def test_an_int_of_the_most_digits_does_not_take_quadratic_time():
+    digits = "9" * text.MAX_DIGITS
+    started = time.process_time()
+    assert text.decode_int(f"-{digits}") == 1 - 10**text.MAX_DIGITS
+    assert time.process_time() - started < 0.3
