@@ -213,9 +213,14 @@ def _read_record(name: str) -> Reader:
     def reader(decoder: Decoder, plain: dict[str, object], _argument: str, node: Node) -> object:
         fields = decoder.mapping(plain, node)
         arguments: list[Any] = [fields[n] for n in names]
-        return re.compile(*arguments) if cls is re.Pattern else cls(*arguments)
+        return _compiled(*arguments) if cls is re.Pattern else cls(*arguments)
 
     return reader
+
+
+def _compiled(pattern: str | bytes, flags: int) -> object:
+    # DEBUG prints the pattern, each time that it is compiled
+    return re.compile(pattern, flags & ~re.DEBUG)
 
 
 READERS: dict[str, Reader] = {

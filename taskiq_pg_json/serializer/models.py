@@ -173,14 +173,15 @@ class ModelShape(Shape):
             self._add_beside(model, beside)
         return model
 
-    def _add_beside(self, model: Any, beside: State) -> None:  # noqa: ANN401 - a BaseModel
+    def _add_beside(self, model: object, beside: State) -> None:
         """Set private attributes and slots."""
+        private = object.__getattribute__(model, "__pydantic_private__")
         for name in self._beside:
             if name not in beside:
                 continue
             slot = self._own_slots.get(name)
             if slot is None:
-                model.__pydantic_private__[name] = beside[name]
+                private[name] = beside[name]
             else:
                 slot.__set__(model, beside[name])
 

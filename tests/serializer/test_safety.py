@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import orjson
+import pydantic
 import pytest
 import samples
 
@@ -209,6 +211,42 @@ def test_a_class_of_another_kind_is_not_taken(kind):
         f"{kind}:test_safety:Tripwire",
     )
     assert not isinstance(back, Tripwire)
+
+
+@dataclass
+class SlottedTripwire:
+    """Slots, attributes beside them, and code that runs when one is asked for."""
+
+    __slots__ = ("__dict__", "value")
+    value: int
+
+    def __getattribute__(self, _name):
+        raise AssertionError("an instance was asked for an attribute")
+
+
+class PrivateTripwire(pydantic.BaseModel):
+    """The same, with private attributes."""
+
+    value: int
+    _note: int = pydantic.PrivateAttr()
+
+    def __getattribute__(self, _name):
+        raise AssertionError("an instance was asked for an attribute")
+
+
+def test_setting_attributes_beside_the_fields_asks_the_instance_for_none():
+    node = {"type": "dataclass:test_safety:SlottedTripwire", "keys": ["note"]}
+    back = read(JsonSerializer(), {"value": 1, "note": 2}, node)
+    assert object.__getattribute__(back, "note") == 2
+    back = read(JsonSerializer(), {"value": 1, "_note": 2}, "model:test_safety:PrivateTripwire")
+    assert object.__getattribute__(back, "__pydantic_private__") == {"_note": 2}
+
+
+def test_a_pattern_that_was_compiled_with_debug_is_loaded_in_silence(capsys):
+    row = JsonSerializer().encode({"return_value": re.compile("a+", re.DEBUG)}, task_id="t")
+    capsys.readouterr()
+    assert JsonSerializer().decode(row, task_id="t")["return_value"] == re.compile("a+")
+    assert capsys.readouterr().out == ""
 
 
 def test_restoring_runs_no_code_of_the_class():
