@@ -40,8 +40,8 @@ _REST = """
 | Class | stored JSON | sidecar |
 |---|---|---|
 | dataclass, attrs class, msgspec Struct, named tuple | an object by field name | `dataclass:module:QualName`, `attrs:…`, `struct:…`, `namedtuple:…` |
-| pydantic model | an object by field name, never by alias; extra and private values beside the fields | `model:module:QualName`, with `keys` where not every field was set |
-| RootModel | its root value | `model:module:QualName` |
+| pydantic model | an object by field name, never by alias; extra values, private attributes and slots beside the fields | `model:module:QualName`, with `keys` where not every field was set |
+| RootModel | its root value; like any model where private attributes are not the default | `model:module:QualName` |
 | Enum | the value if it is a str or an int, the name otherwise | `enum:module:QualName` |
 | subclass of str, int, float, bytes, list, tuple, dict, set, frozenset | the builtin's JSON | `str:module:QualName`, … |
 | exception | an object: type, module, message, args, traceback, … | `exception:module:QualName` |
@@ -57,9 +57,13 @@ _REST = """
   model keeps them where they are made of classes, `Any`, `None`, `list`, `dict`, `tuple`, `set` and
   `frozenset`, unions, and `Literal` of str, int, bool and None: `Page[list[Invoice] | None]`. With
   any other, such as `Page[Annotated[int, Gt(0)]]`, it comes back as `Page`.
+- `re.DEBUG`, which prints a pattern that is compiled, is not among its flags any more.
 - Two references to one object come back as two equal objects, but for what was pickled.
 - An object that refers to itself, a Struct with `__post_init__`, a class with `__del__`, a tzinfo of
-  a library other than pydantic, and what an Enum's own `_missing_` has made of a value are pickled.
+  a library other than pydantic, and what an Enum's own `_missing_` has made of a value are
+  pickled. So are an instance of a builtin's subclass, an OrderedDict or a Counter with attributes of
+  its own, a model with an extra value of the name of a field or private attribute, and a numpy array
+  of text much wider than its items.
 - An instance of a class inside a function cannot be stored unless the class is registered, for
   pickle cannot find it either: the task becomes a FAILURE that says so. An exception of such a
   class comes back as a `RemoteError` of its name.
