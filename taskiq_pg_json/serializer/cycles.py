@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 import types
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,12 +48,27 @@ def survey(root: object) -> tuple[frozenset[int], int]:
 
 
 def _referents(holder: object) -> Iterator[object]:
+    struct = _struct_class()
     found: list[object]
     if isinstance(holder, BaseException):
         # not its traceback, whose frames hold the whole program
         found = [holder.args, getattr(holder, "__dict__", None)]
+    elif isinstance(holder, struct) and not gc.is_tracked(holder):
+        # one of gc=False has no referents for the collector
+        found = [getattr(holder, name, None) for name in type(holder).__struct_fields__]
     else:
         found = gc.get_referents(holder)
     return iter(
-        [child for child in found if gc.is_tracked(child) and not isinstance(child, _NO_DATA)]
+        [
+            child
+            for child in found
+            if isinstance(child, struct)
+            or (gc.is_tracked(child) and not isinstance(child, _NO_DATA))
+        ]
     )
+
+
+def _struct_class() -> Any:  # noqa: ANN401 - a library's
+    """The base of msgspec's structs, or nothing where it is not imported."""
+    msgspec = sys.modules.get("msgspec")
+    return () if msgspec is None else msgspec.Struct
