@@ -107,6 +107,11 @@ class Hostile:
         raise AssertionError("no __setattr__ runs on loading")
 
 
+@dataclasses.dataclass(slots=True)
+class Nothing:
+    """Neither fields nor a __dict__."""
+
+
 class Pair(NamedTuple):
     left: object
     right: object = None

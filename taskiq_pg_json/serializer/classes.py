@@ -44,6 +44,7 @@ class Shape:
         self.fields = fields
         self.base: dict[str, object] = {"type": name}
         self._slots = slots_of(cls)
+        self._in_dict = not self._slots and bool(cls.__dictoffset__)
         self._known = frozenset(fields)
         self.template: State = dict.fromkeys(fields)
 
@@ -99,13 +100,13 @@ class Shape:
 
     def states(self, values: Collection[object]) -> list[State]:
         """The attributes of many instances."""
-        if not self._slots:
+        if self._in_dict:
             return list(map(_state_of, values))
         return list(map(self.state, values))
 
     def state(self, value: object) -> State:
         """The attributes of an instance, as they lie in its dict and slots."""
-        if not self._slots:
+        if self._in_dict:
             return value.__dict__
         state = in_slots(self._slots, value)
         state.update(getattr(value, "__dict__", {}))
@@ -197,7 +198,7 @@ class Shape:
 
     def filled(self, made: object, state: State) -> object:
         """The instance with these attributes."""
-        if not self._slots:
+        if self._in_dict:
             _set(made, "__dict__", state)
             return made
         rest = {}

@@ -43,6 +43,7 @@ class ModelShape(Shape):
     def __init__(self, cls: type[BaseModel], name: str) -> None:
         super().__init__(cls, name, tuple(cls.model_fields))
         self._slots = {}
+        self._in_dict = True
         self._model = cls
         self._own_slots = {
             slot: found

@@ -426,6 +426,11 @@ def test_private_attributes_of_a_root_model_come_back(name, value, jsonb_roundtr
     assert same(back(deleting(root, name), jsonb_roundtrip, serializer), root)
 
 
+def test_an_object_without_fields_or_a_dict_comes_back(jsonb_roundtrip):
+    value = [samples.Nothing(), samples.Nothing(), {"one": samples.Nothing()}]
+    assert back(value, jsonb_roundtrip, JsonSerializer(fallback=None)) == value
+
+
 @pytest.mark.parametrize("cls", [samples.Sku, samples.LooseSku])
 def test_a_hash_that_attrs_has_cached_is_not_stored(cls, jsonb_roundtrip):
     values = [cls("a"), cls("b")]
