@@ -134,7 +134,9 @@ class ModelShape(Shape):
         state = dict(self.renamed(decoder, state))
         beside = {name: state.pop(name) for name in self._beside if name in state}
         unset = unset_of(node)
-        beside.update(self._private_defaults(self._private - beside.keys() - unset, state))
+        lacking = self._defaulted - beside.keys() - unset
+        if lacking:
+            beside.update(self._private_defaults(lacking, state))
         extra = {name: state[name] for name in state if name not in self._known}
         if isinstance(node, dict) and "order" in node:
             extra = in_order(extra, node["order"])
@@ -205,11 +207,11 @@ class ModelShape(Shape):
         return model
 
     def _private_defaults(self, names: AbstractSet[str], state: State) -> State:
-        """The defaults of private attributes, as far as they have one, beside this state."""
+        """The defaults of private attributes that have one, beside this state."""
         found: State = {}
         try:
             for name, attribute in self._model.__private_attributes__.items():
-                if name in names & self._defaulted:
+                if name in names:
                     found[name] = _private_default(attribute, {**state, **found})
         except Exception as exc:
             raise self.failed(exc) from exc

@@ -59,7 +59,7 @@ class Reading:
             cls, places = known
             for module_name, module, attribute, held in places:
                 if sys.modules.get(module_name) is not module or (
-                    vars(module).get(attribute) is not held
+                    module.__dict__.get(attribute) is not held
                 ):
                     break
             else:

@@ -52,7 +52,7 @@ class RootShape(ModelShape):
         private: State = value.__pydantic_private__ or {}
         leaves = len(encoder.leaves)
         try:
-            fresh = self._private_defaults(self._private, {"root": value.__dict__["root"]})
+            fresh = self._private_defaults(self._defaulted, {"root": value.__dict__["root"]})
         except FieldsChangedError:
             return False
         if private.keys() != fresh.keys():
@@ -76,7 +76,7 @@ class RootShape(ModelShape):
         root = decoder.inner(plain, node)
         names = set(self._known) if given is None else set()
         fields = {"root": root}
-        return self.made(fields, names, None, self._private_defaults(self._private, fields))
+        return self.made(fields, names, None, self._private_defaults(self._defaulted, fields))
 
 
 def model_shape(cls: type[BaseModel], name: str) -> ModelShape:
