@@ -31,8 +31,9 @@ class RootShape(ModelShape):
         """The root."""
         given = value.__pydantic_fields_set__
         if not (given <= self._known and self._is_bare(encoder, value)):
-            plain, node = self.encode_unusual(encoder, value, value.__dict__)
-            return plain, {**cast("dict[str, Node]", node), "keys": [sorted(given)]}
+            plain, found = self.encode_unusual(encoder, value, value.__dict__)
+            described = cast("dict[str, Node]", found)
+            return plain, found if "pickle" in described else {**described, "keys": [sorted(given)]}
         encoder.enter()
         plain, node = wrap(self.name, *encoder.encode(value.__dict__["root"]))
         encoder.leave()

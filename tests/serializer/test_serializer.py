@@ -443,6 +443,16 @@ def test_a_hash_that_attrs_has_cached_is_not_stored(cls, jsonb_roundtrip):
         assert hash(found) in stored
 
 
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_a_root_model_that_has_to_be_pickled_comes_back_with_its_private_attributes(
+    jsonb_roundtrip,
+):
+    root = Root.model_construct([1], {"a\0", 7})
+    root._rate = 2
+    found = back([root, root], jsonb_roundtrip)[1]
+    assert (found.root, found.model_fields_set, found._rate) == ([1], {"a\0", 7}, 2)
+
+
 def test_an_attribute_of_a_model_that_is_no_field_comes_back(jsonb_roundtrip):
     value = samples.Address(street="Elm")
     value.__dict__["found"] = 7
