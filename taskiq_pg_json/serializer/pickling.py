@@ -104,6 +104,9 @@ class PickleFallback:
         return pickle.loads(leaf)  # noqa: S301 - what the fallback is for; verified by unpack
 
 
+_SETS = (set.__reduce__, frozenset.__reduce__)
+
+
 class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, refuse: Callable[[object], None]) -> None:
         super().__init__(file, protocol=4)
@@ -116,7 +119,17 @@ class _Pickler(pickle.Pickler):
             cls = type(value)
             state = value.__dict__, in_slots(slots_of(cls), value)
             return copyreg.__newobj__, (cls,), state, None, iter(dict.items(value))  # type: ignore[attr-defined]
+        if issubclass(type(value), (set, frozenset)) and type(value).__reduce__ in _SETS:
+            return self._set(value)
         return NotImplemented
+
+    def _set(self, value: Any) -> Any:  # noqa: ANN401 - likewise
+        """Reduce a set with its slots, which Python 3.10 leaves out."""
+        cls = type(value)
+        slots = in_slots(slots_of(cls), value)
+        if not slots:
+            return NotImplemented
+        return cls, (list(value),), (getattr(value, "__dict__", None), slots)
 
 
 def _are_keys(keys: object) -> bool:

