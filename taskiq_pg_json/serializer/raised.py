@@ -33,9 +33,8 @@ def encode_exception(encoder: Encoder, value: BaseException) -> Encoded:
             return encoder.encode_at(child, path)
         except (OptimismFailedError, *exceptions.INTERRUPTS):
             raise
-        except BaseException:
+        except BaseException:  # a panic too: the exception codec writes the child's repr instead
             encoder.accept_failure()
-            # the exception codec writes the child's repr instead
             del encoder.leaves[leaves:]
             encoder.room = room
             raise
