@@ -63,9 +63,9 @@ class Names:
     task_id_type: TaskIdType = "VarChar"
 
     def __post_init__(self) -> None:
-        _check_identifier("table_name", self.table)
+        check_identifier(f"table_name={self.table!r}", self.table)
         if self.schema is not None:
-            _check_identifier("schema", self.schema)
+            check_identifier(f"schema={self.schema!r}", self.schema)
         elif qualified := _QUALIFIED.fullmatch(self.table):
             raise ConfigurationError(
                 f"table_name={self.table!r} names a schema as well: give schema={qualified[1]!r}, "
@@ -147,17 +147,22 @@ def _shortened(base: str, suffix: str) -> str:
     return head.decode(errors="ignore") + tail
 
 
-def _check_identifier(parameter: str, name: object) -> None:
+def check_identifier(what: str, name: object) -> None:
+    """Refuse a name that PostgreSQL would refuse, or cut; ``what`` tells the error what it is.
+
+    Raises:
+        ConfigurationError: it is empty, holds NUL, is no Unicode text or is over 63 bytes.
+    """
     if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"{parameter}={name!r} is not a name: give a non-empty string.")
+        raise ConfigurationError(f"{what} is not a name: give a non-empty string.")
     if "\0" in name:
-        raise ConfigurationError(f"{parameter}={name!r} holds a NUL character: remove it.")
+        raise ConfigurationError(f"{what} holds a NUL character: remove it.")
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{parameter}={name!r} is not valid Unicode text.") from error
+        raise ConfigurationError(f"{what} is not valid Unicode text.") from error
     if size > MAX_IDENTIFIER_BYTES:
         raise ConfigurationError(
-            f"{parameter}={name!r} has {size} bytes, and PostgreSQL cuts names at "
-            f"{MAX_IDENTIFIER_BYTES}: choose a shorter one."
+            f"{what} has {size} bytes, and PostgreSQL cuts names at "
+            f"{MAX_IDENTIFIER_BYTES} bytes: choose a shorter one."
         )

@@ -26,7 +26,7 @@ from pydantic import BaseModel, RootModel
 from typing_extensions import is_typeddict
 
 from taskiq_pg_json.errors import ConfigurationError
-from taskiq_pg_json.schema.names import MAX_IDENTIFIER_BYTES
+from taskiq_pg_json.schema.names import check_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -107,23 +107,6 @@ def indexed(columns: Mapping[str, FieldColumn], fields: Sequence[str]) -> dict[s
     return found
 
 
-def check_name(what: str, name: object) -> None:
-    """Raise ConfigurationError where PostgreSQL would refuse a name, or cut it."""
-    if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"{what}: give a non-empty text.")
-    if "\0" in name:
-        raise ConfigurationError(f"{what}: {name!r} holds a NUL character.")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{what}: {name!r} is not valid Unicode text.") from error
-    if size > MAX_IDENTIFIER_BYTES:
-        raise ConfigurationError(
-            f"{what}: {name} has {size} bytes, and PostgreSQL cuts names at "
-            f"{MAX_IDENTIFIER_BYTES} bytes."
-        )
-
-
 def kind_of(annotation: object) -> str:
     """Return the SQL type that holds every value of an annotation; ``jsonb`` holds all."""
     bare = _bare(annotation)
@@ -195,7 +178,7 @@ def _named(columns: Sequence[FieldColumn]) -> dict[str, FieldColumn]:
         if name not in kept or name != column.key:
             while name in _OWN_COLUMNS or name in kept or name in named:
                 name = f"value_{name}"
-        check_name(f"The field {column.key!r} cannot be a column", name)
+        check_identifier(f"The field {column.key!r}, as a column,", name)
         named[name] = column
     count = len(named) + len(_OWN_COLUMNS)
     if count > _MOST_COLUMNS:

@@ -17,8 +17,8 @@ from psycopg.rows import tuple_row
 
 from taskiq_pg_json.errors import ConfigurationError, ForeignTableError
 from taskiq_pg_json.schema import PlainCursor, queries
-from taskiq_pg_json.schema.names import MAX_IDENTIFIER_BYTES
-from taskiq_pg_json.store.columns import FieldColumn, check_name, columns_of, indexed
+from taskiq_pg_json.schema.names import MAX_IDENTIFIER_BYTES, check_identifier
+from taskiq_pg_json.store.columns import FieldColumn, columns_of, indexed
 from taskiq_pg_json.store.fragments import compose, read_as
 from taskiq_pg_json.store.tasks import is_task, return_type
 
@@ -185,8 +185,8 @@ class _View:
     columns: Mapping[str, FieldColumn]
 
     def __post_init__(self) -> None:
-        check_name(f"name={self.suffix!r}", self.suffix)
-        check_name(f"name={self.suffix!r}", self.relation_name)
+        check_identifier(f"name={self.suffix!r}", self.suffix)
+        check_identifier(f"name={self.suffix!r}: {self.relation_name}", self.relation_name)
         if self.relation_name in self.names.companions():
             raise ConfigurationError(
                 f"name={self.suffix!r}: {self.relation_name} is one of the store's own views; give "
