@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
+from contextlib import suppress
 
 import psycopg
 import psycopg_pool
@@ -10,6 +12,7 @@ import servers
 from hypothesis import HealthCheck, settings
 from jsonb_roundtrip import JsonbRoundtrip
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from taskiq_pg_json import JsonbResultBackend
 
@@ -124,6 +127,45 @@ async def connect(dsn):
 
     yield open_one
     for connection in opened:
+        await connection.close()
+
+
+@pytest.fixture
+async def proxied(dsn):
+    """A connection through a proxy, and what ends it: ``cut()``, and ``jam()`` before."""
+    server = conninfo_to_dict(dsn)
+    host, port = server["host"], server.get("port", 5432)
+    writers = []
+    flows = asyncio.Event()
+    flows.set()
+
+    async def pump(reader, writer):
+        writers.append(writer)
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 14):
+                await flows.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader, writer):
+        if host.startswith("/"):
+            upstream = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        else:
+            upstream = await asyncio.open_connection(host, port)
+        await asyncio.gather(pump(reader, upstream[1]), pump(upstream[0], writer))
+
+    def cut():
+        for writer in writers:
+            writer.transport.abort()
+        flows.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
+        here = proxy.sockets[0].getsockname()[1]
+        conninfo = make_conninfo(dsn, host="127.0.0.1", port=here, sslmode="disable")
+        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        yield connection, flows.clear, cut
+        cut()
         await connection.close()
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from contextlib import suppress
 from datetime import datetime, timezone
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
 from taskiq_pg_json.store import wire as wires
@@ -18,9 +16,8 @@ from taskiq_pg_json.store.wire import Wire
 
 
 @pytest.fixture
-async def connection(dsn):
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        yield connection
+async def connection(connect):
+    return await connect()
 
 
 @pytest.fixture
@@ -199,45 +196,6 @@ async def test_a_connection_lost_in_mid_statement_is_an_error_in_the_servers_wor
     admin.execute("SELECT pg_terminate_backend(%s)", [pid])
     with pytest.raises(psycopg.OperationalError, match="terminating connection"):
         await sleeping
-
-
-@pytest.fixture
-async def proxied(dsn):
-    """A connection through a proxy, and what ends it: ``cut()``, and ``jam()`` before."""
-    server = conninfo_to_dict(dsn)
-    host, port = server["host"], server.get("port", 5432)
-    writers = []
-    flows = asyncio.Event()
-    flows.set()
-
-    async def pump(reader, writer):
-        writers.append(writer)
-        with suppress(ConnectionError):
-            while data := await reader.read(1 << 14):
-                await flows.wait()
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def serve(reader, writer):
-        if host.startswith("/"):
-            upstream = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
-        else:
-            upstream = await asyncio.open_connection(host, port)
-        await asyncio.gather(pump(reader, upstream[1]), pump(upstream[0], writer))
-
-    def cut():
-        for writer in writers:
-            writer.transport.abort()
-        flows.set()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
-        here = proxy.sockets[0].getsockname()[1]
-        conninfo = make_conninfo(dsn, host="127.0.0.1", port=here, sslmode="disable")
-        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-        yield connection, flows.clear, cut
-        cut()
-        await connection.close()
 
 
 async def test_a_connection_lost_while_much_is_sent_is_an_error(proxied):

@@ -27,9 +27,10 @@ from psycopg.pq import ExecStatus, Format
 from taskiq_pg_json.store.arrays import adapt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from psycopg import AsyncConnection
+    from psycopg.abc import Buffer
     from psycopg.pq.abc import PGresult
 
 _PLACEHOLDER = re.compile(rb"%(?:%|\((\w+)\)([sb]))")
@@ -53,6 +54,15 @@ class _Prepared:
 
 
 _prepared: WeakKeyDictionary[AsyncConnection[Any], _Prepared] = WeakKeyDictionary()
+
+
+class Bound(NamedTuple):
+    """A statement with its parameters, as a connection sends them."""
+
+    text: bytes
+    parameters: Sequence[Buffer | None]
+    types: tuple[int, ...]
+    formats: list[Format]
 
 
 class _Query(NamedTuple):
@@ -105,6 +115,8 @@ class Wire:
         self._listens = False
         self._writes = False
         self._waiter: asyncio.Future[None] | None = None
+        self._heard: Callable[[], None] = self._wake
+        self._lost: Callable[[psycopg.OperationalError], None] = self._fail
 
     def release(self) -> None:
         """Leave the connection to others, until the next statement.
@@ -128,68 +140,85 @@ class Wire:
         try:
             return await self._execute(statement, values, prepare=prepare)
         except InvalidSqlStatementName:
-            # Somebody had the connection forget it, or a pooler has put another server behind it.
-            self._prepared.names.clear()
-            self._prepared.forgotten += 1
+            self.forget()
             return await self._execute(statement, values, prepare=False)
 
     async def _execute(
         self, statement: bytes, values: Mapping[str, object], *, prepare: bool
     ) -> list[Any]:
-        query = _query(statement)
-        transformer, pgconn = self._transformer, self._pgconn
+        bound = self.bind(statement, values)
+        text, parameters, types, formats = bound
+        name = await self._prepare(bound) if prepare else None
+        if name is None:
+            self._pgconn.send_query_params(text, parameters, types, formats, Format.BINARY)
+        else:
+            self._pgconn.send_query_prepared(name, parameters, formats, Format.BINARY)
+        return self.rows(await self._result())
+
+    def bind(self, statement: bytes, values: Mapping[str, object]) -> Bound:
+        """Adapt the values of a statement."""
+        query, transformer = _query(statement), self._transformer
         given = [values[name] for name in query.names]
         parameters = transformer.dump_sequence(given, query.formats)
-        types, formats = transformer.types or (), transformer.formats
-        name = await self._prepare(query.text, types) if prepare else None
-        if name is None:
-            pgconn.send_query_params(query.text, parameters, types, formats, Format.BINARY)
-        else:
-            pgconn.send_query_prepared(name, parameters, formats, Format.BINARY)
-        result = await self._result()
+        return Bound(query.text, parameters, transformer.types or (), transformer.formats or [])
+
+    def rows(self, result: PGresult) -> list[Any]:
+        """Return the rows of an answer as tuples.
+
+        Raises:
+            psycopg.Error: the answer is an error.
+        """
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise error_from_result(result, self.connection.info.encoding)
         if result.status != ExecStatus.TUPLES_OK:
             return []
+        transformer = self._transformer
         transformer.set_pgresult(result)
         rows = transformer.load_rows(0, result.ntuples, tuple)
         transformer.set_pgresult(None)  # which may be large
         return rows
 
-    async def _prepare(self, text: bytes, types: tuple[int, ...]) -> bytes | None:
+    def prepared(self, bound: Bound) -> bytes | None:
+        """Return the name of a statement that has been prepared here."""
+        return self._prepared.names.get((bound.text, bound.types))
+
+    def forget(self) -> None:
+        """Prepare anew: the server does not know what was prepared.
+
+        Somebody had the connection forget it, or a pooler has put another server behind it.
+        """
+        self._prepared.names.clear()
+        self._prepared.forgotten += 1
+
+    async def _prepare(self, bound: Bound) -> bytes | None:
         """Prepare a statement once, and return its name; None where it should not be."""
         prepared = self._prepared
-        name = prepared.names.get((text, types))
+        name = self.prepared(bound)
         if (
             name is None
             and self.connection.prepare_threshold is not None
             and len(prepared.names) < _MAX_PREPARED
             and prepared.forgotten < _MAX_FORGOTTEN
         ):
-            name = _name(text, types)
-            self._pgconn.send_prepare(name, text, types)
+            name = _name(bound.text, bound.types)
+            self._pgconn.send_prepare(name, bound.text, bound.types)
             with suppress(DuplicatePreparedStatement):
-                await self._result()
-            prepared.names[text, types] = name
+                self.rows(await self._result())
+            prepared.names[bound.text, bound.types] = name
         return name
 
     async def _result(self) -> PGresult:
         """Return the server's answer to what has been sent."""
         try:
-            result = await self._answer()
+            return await self._answer()
         except asyncio.CancelledError:
             await self._interrupt()
             raise
-        if result.status == ExecStatus.FATAL_ERROR:
-            raise error_from_result(result, self.connection.info.encoding)
-        return result
 
     async def _answer(self) -> PGresult:
         pgconn = self._pgconn
-        if not self._listens:
-            self._socket = pgconn.socket
-            self._loop.add_reader(self._socket, self._hear)
-            self._listens = True
-        while pgconn.flush():
-            await self._writable()
+        self.listen(self._wake, self._fail)
+        self.flush()
         answer: PGresult | None = None
         try:
             while True:
@@ -203,12 +232,13 @@ class Wire:
             # A server that ends the connection says why first.
             if answer is None or answer.status != ExecStatus.FATAL_ERROR:
                 raise
-        self._pass_on_notifications()
+        self.pass_on_notifications()
         if answer is None:
             raise psycopg.InternalError("The server has not answered.")
         return answer
 
-    def _pass_on_notifications(self) -> None:
+    def pass_on_notifications(self) -> None:
+        """Give those that came with an answer to whoever the connection is of."""
         pgconn = self._pgconn
         while (notification := pgconn.notifies()) is not None:
             if pgconn.notify_handler is not None:
@@ -233,16 +263,30 @@ class Wire:
         finally:
             self._waiter = None
 
-    async def _writable(self) -> None:
-        """Return when the server may take more of what has not been sent."""
-        waiter = self._waiter = self._loop.create_future()
-        self._loop.add_writer(self._socket, _wake, waiter)
-        self._writes = True
+    def listen(
+        self, heard: Callable[[], None], lost: Callable[[psycopg.OperationalError], None]
+    ) -> None:
+        """Say who is to be told that the server has sent something, or that it is lost."""
+        self._heard, self._lost = heard, lost
+        if not self._listens:
+            self._socket = self._pgconn.socket
+            self._loop.add_reader(self._socket, self._hear)
+            self._listens = True
+
+    def flush(self) -> None:
+        """Send what has not been sent, the rest of it as the server takes it."""
+        if self._pgconn.flush() and not self._writes:
+            self._writes = True
+            self._loop.add_writer(self._socket, self._write)
+
+    def _write(self) -> None:
         try:
-            await waiter
-        finally:
-            self._waiter = None
-            self._stop_writing()
+            unsent = self._pgconn.flush()
+        except psycopg.OperationalError as error:
+            self._lose(error)
+        else:
+            if not unsent:
+                self._stop_writing()
 
     def _stop_writing(self) -> None:
         if self._writes:
@@ -252,18 +296,22 @@ class Wire:
 
     def _hear(self) -> None:
         """Take what the server sends."""
-        waiter = self._waiter
         try:
             self._pgconn.consume_input()
         except psycopg.OperationalError as error:
-            self.release()
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(error)
+            self._lose(error)
         else:
-            if waiter is not None and not self._pgconn.is_busy():
-                _wake(waiter)
+            self._heard()
 
+    def _lose(self, error: psycopg.OperationalError) -> None:
+        self.release()
+        self._lost(error)
 
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done() and not self._pgconn.is_busy():
+            waiter.set_result(None)
+
+    def _fail(self, error: psycopg.OperationalError) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
