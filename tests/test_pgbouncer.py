@@ -91,9 +91,15 @@ async def store(request, pooled_dsn, table_name, monkeypatch):
 
 
 async def test_results_and_progress_are_kept_through_a_transaction_pooler(store):
-    ids = [uuid.uuid4().hex for _ in range(200)]
-    await asyncio.gather(*(store.set_result(id_, Outcome(return_value=id_)) for id_ in ids))
-    await asyncio.gather(*(store.set_progress(id_, Progress("x", {"percent": 5})) for id_ in ids))
+    ids = [uuid.uuid4().hex for _ in range(2_000)]
+    waiting = iter(ids)
+
+    async def worker():
+        for id_ in waiting:
+            await store.set_result(id_, Outcome(return_value=id_))
+            await store.set_progress(id_, Progress("x", {"percent": 5}))
+
+    await asyncio.gather(*(worker() for _ in range(50)))
     records = await store.get_many(ids)
     assert {id_: record.return_value for id_, record in records.items()} == {i: i for i in ids}
     assert {record.progress.percent for record in records.values()} == {5}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +24,7 @@ from taskiq_pg_json.store.arguments import (
 )
 from taskiq_pg_json.store.dsn import called, check_dsn, conninfo_of
 from taskiq_pg_json.store.kept import KeptConnections
+from taskiq_pg_json.store.pipeline import Pipeline
 from taskiq_pg_json.store.retrying import LIMITS, is_transient, retry
 from taskiq_pg_json.store.wire import Wire
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 
     from taskiq_pg_json.store.dsn import Dsn
+
+logger = logging.getLogger("taskiq_pg_json")
 
 Connection = AsyncConnection[Any]
 ResultT = TypeVar("ResultT")
@@ -65,6 +69,7 @@ class Connections:
         self._lent = pool is not None
         self._pool = pool
         self._kept: KeptConnections | None = None
+        self._pipeline: Pipeline | None = None
         self._open = False
         self._recoveries: set[asyncio.Task[None]] = set()
         check_dsn(dsn)
@@ -112,6 +117,7 @@ class Connections:
         if self._kept is not None:
             self._kept.give_up()
             self._kept = None
+            self._pipeline = None
         if not self._lent:
             self._pool = None
 
@@ -187,6 +193,55 @@ class Connections:
             raise
         finally:
             await kept.give_back(wire)
+
+    async def execute_light(self, statement: bytes, values: Mapping[str, object]) -> None:
+        """Run a statement that takes the server about as long as its values take Python.
+
+        It is sent before the one ahead of it has been answered. If it fails then, perhaps for that
+        one's sake, it runs by itself once more.
+        """
+        try:
+            if await self._execute_behind(statement, values):
+                return
+        except psycopg.Error as error:
+            logger.debug("A batch goes on by itself: %s", error)
+        await self.execute(statement, values)
+
+    async def _execute_behind(self, statement: bytes, values: Mapping[str, object]) -> bool:
+        """Run a statement in the pipeline; False where it should not be."""
+        kept = self._kept
+        if kept is None:
+            return False
+        pipeline = self._pipeline or await self._start_pipeline(kept)
+        if pipeline is None:
+            return False
+        try:
+            if not pipeline.has_room or kept.is_wanted_back(pipeline.wire):
+                return False
+            bound = pipeline.wire.bind(statement, values)
+            name = pipeline.wire.prepared(bound)
+            if name is None:
+                return False
+            await pipeline.execute(bound, name)
+        finally:
+            if pipeline.is_idle and self._pipeline is pipeline:
+                self._pipeline = None
+                pipeline.end()
+                await kept.give_back(pipeline.wire)
+        return True
+
+    async def _start_pipeline(self, kept: KeptConnections) -> Pipeline | None:
+        """Start the pipeline, unless another task has done so meanwhile."""
+        wire = await kept.take(self._timeout)
+        try:
+            if self._pipeline is None:
+                pipeline = self._pipeline = Pipeline(wire)
+                return pipeline
+        except psycopg.Error:
+            await kept.give_back(wire)
+            raise
+        await kept.give_back(wire)
+        return None
 
     async def connect(self) -> Connection:
         """Open a connection of its own, outside the pool, in autocommit mode."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Migrate = Literal["auto", "verify", "off"]
 
-_WRITE_LANES = 3
+_WRITE_LANES = 2
 _READ_LANES = 2
 """Statements of one kind under way at once; one more gained nothing on two cores."""
 

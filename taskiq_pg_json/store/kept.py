@@ -46,14 +46,14 @@ class KeptConnections:
         self._keep_until[wire] = time.monotonic() + KEEP_FOR
         return wire
 
+    def is_wanted_back(self, wire: Wire) -> bool:
+        """Whether the pool, or somebody who waits for it, should have the connection soon."""
+        return bool(not self._open or self._asking or time.monotonic() >= self._keep_until[wire])
+
     async def give_back(self, wire: Wire) -> None:
         """Keep the connection if it is fit for the next statement."""
-        if (
-            self._open
-            and not self._asking
-            and wire.connection.pgconn.transaction_status == TransactionStatus.IDLE
-            and time.monotonic() < self._keep_until[wire]
-        ):
+        fit = wire.connection.pgconn.transaction_status == TransactionStatus.IDLE
+        if fit and not self.is_wanted_back(wire):
             self._idle.append(wire)
         else:
             await self._let_go(wire)

@@ -34,7 +34,11 @@ ROW_ERRORS = (
 _MAX_ROW_BYTES = 1_000_000_000
 """PostgreSQL ends the connection over a message of more than 1 GiB."""
 
+_LIGHT_BYTES = 1_000
+"""Larger rows take the server longer than Python; it can use more of its processors for them."""
+
 _task_id = itemgetter(0)
+_size = attrgetter("size")
 
 
 def check_size(row: ResultRow) -> None:
@@ -112,7 +116,7 @@ class Writer:
         return MicroBatcher(
             flush,
             key=_task_id,
-            size=attrgetter("size"),
+            size=_size,
             rejects=ROW_ERRORS,
             last_wins=last_wins,
             lanes=lanes,
@@ -137,7 +141,11 @@ class Writer:
     ) -> None:
         # Sorted by id, so that two batches cannot deadlock.
         text, values = statement.of_rows(sorted(rows, key=_task_id))
-        await self._connections.execute(text, values | shared)
+        count = len(rows)
+        if count > 1 and sum(map(_size, rows)) <= count * _LIGHT_BYTES:
+            await self._connections.execute_light(text, values | shared)
+        else:
+            await self._connections.execute(text, values | shared)
 
     def _announce(self, event: str, rows: Sequence[RowT]) -> None:
         if event in self._announcers:

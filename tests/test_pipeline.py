@@ -1,0 +1,327 @@
+"""Statements behind one another: each has its own end, and none keeps up the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.pq import PipelineStatus
+
+from taskiq_pg_json import ResultStore
+from taskiq_pg_json.records import Outcome
+from taskiq_pg_json.store import pipeline as pipelines
+from taskiq_pg_json.store.pipeline import Pipeline
+from taskiq_pg_json.store.wire import Wire
+
+SLEEP = b"SELECT %(number)b::int FROM pg_sleep(%(seconds)b::float8)"
+DIVIDE = b"SELECT 8 / %(by)b::int"
+MEASURE = b"SELECT length(%(text)s::text)"
+VALUES = {SLEEP: {"seconds": 0.0, "number": 0}, DIVIDE: {"by": 1}, MEASURE: {"text": "x"}}
+
+
+@pytest.fixture
+async def connection(connect):
+    return await connect()
+
+
+@pytest.fixture
+async def pipeline(connection):
+    pipeline = await piped(connection)
+    yield pipeline
+    if pipeline.is_idle:
+        pipeline.end()
+    pipeline.wire.release()
+
+
+async def piped(connection):
+    wire = Wire(connection)
+    for statement, values in VALUES.items():
+        await wire.execute(statement, values)
+    return Pipeline(wire)
+
+
+def send(pipeline, statement, **values):
+    """Send a statement, in a task, as the store does."""
+    bound = pipeline.wire.bind(statement, VALUES[statement] | values)
+    return asyncio.create_task(pipeline.execute(bound, pipeline.wire.prepared(bound)))
+
+
+async def test_statements_are_answered_in_their_order(pipeline):
+    first = send(pipeline, SLEEP, seconds=0.2, number=1)
+    second = send(pipeline, DIVIDE, by=2)
+    await asyncio.sleep(0.1)
+    assert not first.done()
+    assert not second.done()
+    assert await second == [(4,)]
+    assert first.done()
+    assert await first == [(1,)]
+
+
+async def test_a_statement_that_fails_fails_alone(pipeline):
+    answers = [send(pipeline, DIVIDE, by=by) for by in (4, 0, 2)]
+    assert await answers[0] == [(2,)]
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await answers[1]
+    assert await answers[2] == [(4,)]
+
+
+async def test_it_has_room_for_two(pipeline):
+    room = [pipeline.has_room]
+    answers = []
+    for _ in range(2):
+        answers.append(send(pipeline, SLEEP, seconds=0.02))
+        await asyncio.sleep(0)
+        room.append(pipeline.has_room)
+    await asyncio.gather(*answers)
+    assert [*room, pipeline.has_room] == [True, True, False, True]
+
+
+async def test_nothing_more_is_sent_behind_a_long_statement(pipeline, monkeypatch):
+    monkeypatch.setattr(pipelines, "_LONG", 0.05)
+    sleeping = send(pipeline, SLEEP, seconds=0.2)
+    await asyncio.sleep(0.1)
+    assert not pipeline.has_room
+    await sleeping
+    assert pipeline.has_room
+
+
+async def test_a_connection_that_was_piped_is_as_before(pipeline, connection):
+    assert await send(pipeline, DIVIDE) == [(8,)]
+    assert pipeline.is_idle
+    pipeline.end()
+    assert connection.pgconn.pipeline_status == PipelineStatus.OFF
+    assert await pipeline.wire.execute(DIVIDE, {"by": 2}) == [(4,)]
+    pipeline.wire.release()
+    assert await (await connection.execute("SELECT 1")).fetchone() == (1,)
+
+
+@pytest.fixture
+async def impatient(connection, monkeypatch):
+    """A pipeline that waits for a tenth of a second, not one or two."""
+    monkeypatch.setattr(pipelines, "_TOO_LONG", 0.1)
+    pipeline = await piped(connection)
+    yield pipeline
+    pipeline.end()
+    pipeline.wire.release()
+
+
+async def test_a_statement_that_keeps_up_others_is_given_up(impatient):
+    sleeping = send(impatient, SLEEP, seconds=60.0)
+    behind = send(impatient, DIVIDE, by=2)
+    assert await asyncio.wait_for(behind, 10) == [(4,)]
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        await sleeping
+    assert await send(impatient, DIVIDE) == [(8,)]
+
+
+async def test_a_statement_that_keeps_up_nobody_may_take_its_time(impatient):
+    assert await send(impatient, SLEEP, seconds=0.5, number=7) == [(7,)]
+
+
+async def test_a_server_that_ends_the_connection_is_quoted_and_all_are_told(
+    pipeline, connection, admin
+):
+    sleeping = send(pipeline, SLEEP, seconds=60.0)
+    behind = send(pipeline, DIVIDE)
+    await asyncio.sleep(0.1)
+    admin.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
+    with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+        await asyncio.wait_for(sleeping, 10)
+    with pytest.raises(psycopg.OperationalError):
+        await asyncio.wait_for(behind, 10)
+    assert pipeline.is_idle
+    assert not pipeline.has_room
+
+
+async def test_all_are_told_of_a_connection_that_is_cut_while_much_is_sent(proxied):
+    connection, jam, cut = proxied
+    pipeline = await piped(connection)
+    jam()
+    answers = [send(pipeline, MEASURE, text="x" * 50_000_000), send(pipeline, DIVIDE)]
+    await asyncio.sleep(0.2)
+    assert pipeline.wire._writes
+    cut()
+    for answer in answers:
+        with pytest.raises(psycopg.OperationalError):
+            await asyncio.wait_for(answer, 10)
+    with pytest.raises(psycopg.OperationalError):
+        await send(pipeline, DIVIDE)
+    assert pipeline.is_idle
+    pipeline.end()
+
+
+async def test_much_is_sent_while_the_loop_goes_on(pipeline):
+    text = "x" * 30_000_000
+    answers = [send(pipeline, MEASURE, text=text), send(pipeline, MEASURE, text=text[1:])]
+    assert await asyncio.gather(*answers) == [[(30_000_000,)], [(29_999_999,)]]
+
+
+async def test_cancelling_one_closes_the_connection_and_the_other_is_told(
+    pipeline, connection, admin
+):
+    sleeping = send(pipeline, SLEEP, seconds=60.0)
+    behind = send(pipeline, DIVIDE)
+    await asyncio.sleep(0.1)
+    pid = connection.info.backend_pid
+    sleeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(sleeping, 10)
+    # It may have had its turn, when the one ahead of it was given up.
+    (told,) = await asyncio.gather(behind, return_exceptions=True)
+    assert isinstance(told, psycopg.OperationalError) or told == [(8,)]
+    assert connection.closed
+    deadline = time.monotonic() + 10
+    while admin.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_what_somebody_deallocated_is_to_be_prepared_again(pipeline):
+    bound = pipeline.wire.bind(b"DEALLOCATE ALL", {})
+    pipeline.end()
+    await pipeline.wire.execute(b"DEALLOCATE ALL", {}, prepare=False)
+    assert pipeline.wire.prepared(bound) is None
+    again = Pipeline(pipeline.wire)
+    with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+        await send(again, DIVIDE)
+    assert pipeline.wire.prepared(pipeline.wire.bind(DIVIDE, {"by": 1})) is None
+    again.end()
+
+
+async def test_notifications_reach_whoever_the_connection_is_of(pipeline, connection):
+    heard = []
+    connection.add_notify_handler(heard.append)
+    pipeline.end()
+    await pipeline.wire.execute(b"LISTEN piped", {})
+    again = Pipeline(pipeline.wire)
+    await pipeline_notifies(connection.info.dsn)
+    assert await send(again, SLEEP, seconds=0.1) == [(0,)]
+    again.end()
+    assert [notification.payload for notification in heard] == ["open"]
+
+
+async def pipeline_notifies(dsn):
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as other:
+        await other.execute("NOTIFY piped, 'open'")
+
+
+WARM = [f"warm-{n}" for n in range(200)]
+
+
+async def store_all(store, ids, *, at_once=50):
+    waiting = iter(ids)
+
+    async def worker():
+        for id_ in waiting:
+            await store.set_result(id_, Outcome({"n": id_}))
+
+    await asyncio.gather(*(worker() for _ in range(at_once)))
+
+
+@pytest.fixture
+async def store(dsn, table_name):
+    async with ResultStore(dsn, table_name=table_name) as store:
+        await store_all(store, WARM)  # which prepares the statement
+        yield store
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """How many statements went through pipelines, and how many of them failed there."""
+    counts = {"sent": 0, "failed": 0}
+    execute = Pipeline.execute
+
+    async def counted(self, bound, name):
+        counts["sent"] += 1
+        try:
+            return await execute(self, bound, name)
+        except psycopg.Error:
+            counts["failed"] += 1
+            raise
+
+    monkeypatch.setattr(Pipeline, "execute", counted)
+    return counts
+
+
+async def test_batches_of_small_results_go_through_it(store, used):
+    await store_all(store, [f"id-{n}" for n in range(1000)])
+    assert used["sent"] > 0
+    assert used["failed"] == 0
+    assert await store.count() == 1200
+    assert store._connections._pipeline is None  # the connection has been given back
+
+
+async def test_batches_of_larger_results_and_single_ones_do_not(store, used):
+    await store.set_result("alone", Outcome(1))
+    large = ["x" * 2_000] * 2
+    await asyncio.gather(*(store.set_result(f"large-{n}", Outcome(large)) for n in range(100)))
+    assert used["sent"] == 0
+    assert await store.count() == 301
+
+
+@pytest.fixture
+async def locked(store, connect):
+    """Somebody's transaction, which has locked a row: any statement that writes it has to wait."""
+    connection = await connect(autocommit=False)
+    await connection.execute(
+        sql.SQL("SELECT FROM {} WHERE task_id = %s FOR UPDATE").format(
+            sql.Identifier(store.names.table)
+        ),
+        [WARM[10]],
+    )
+    return connection
+
+
+async def test_a_locked_row_keeps_up_no_others(store, locked, monkeypatch):
+    monkeypatch.setattr(pipelines, "_TOO_LONG", 0.2)
+    waiting = asyncio.create_task(store_all(store, WARM[:20]))
+    await asyncio.sleep(0.05)
+    for rest in range(5):
+        await asyncio.wait_for(store_all(store, [f"{rest}-{n}" for n in range(50)]), 10)
+    assert not waiting.done()
+    await locked.rollback()
+    await waiting
+    assert await store.count() == 450
+
+
+async def test_what_was_under_way_on_a_lost_connection_is_stored(store, locked, admin, used):
+    waiting = asyncio.create_task(store_all(store, WARM[:20]))
+    await asyncio.sleep(0.1)
+    pipeline = store._connections._pipeline
+    assert not pipeline.is_idle
+    admin.execute("SELECT pg_terminate_backend(%s)", [pipeline.wire.connection.info.backend_pid])
+    await locked.rollback()
+    await waiting
+    assert used["failed"] > 0
+    assert await store.count() == 200
+
+
+async def test_where_statements_are_forgotten_all_is_stored(store, used):
+    for number in range(5):
+        for wire in store._connections._kept._idle:
+            await wire.execute(b"DEALLOCATE ALL", {}, prepare=False)
+        await store_all(store, [f"{number}-{n}" for n in range(100)])
+    assert used["failed"] > 0
+    assert await store.count() == 700
+
+
+async def test_whoever_waits_for_the_only_connection_gets_it(dsn, table_name):
+    async with ResultStore(dsn, table_name=table_name, min_size=1, max_size=1) as store:
+        await store_all(store, WARM)
+        stop = False
+
+        async def keep_storing(worker):
+            number = 0
+            while not stop:
+                await store.set_result(f"{worker}-{number}", Outcome(number))
+                number += 1
+
+        workers = [asyncio.create_task(keep_storing(worker)) for worker in range(20)]
+        await asyncio.sleep(0.1)
+        for _ in range(10):
+            assert len((await asyncio.wait_for(store.search(limit=5), 10)).items) == 5
+        stop = True
+        await asyncio.gather(*workers)
