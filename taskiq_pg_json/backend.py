@@ -145,13 +145,15 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
             ResultDecodeError: what stands in the row cannot be decoded; the row is kept.
         """
         try:
-            outcome = await self.store.get_outcome(task_id)
+            result = await self.store.read_outcome(task_id, _result)
         except TaskNotFoundError as error:
             raise ResultIsMissingError(message=str(error)) from None
         if not self.keep_results:
             await self.store.delete(task_id)
             self._take(task_id)
-        return _result(outcome, outcome.log if with_logs else None)
+        if not with_logs:
+            result.__dict__["log"] = None
+        return result
 
     def _take(self, task_id: str) -> None:
         """Remember, for a while, that a result was read and not kept."""
@@ -176,20 +178,26 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         return TaskProgress.model_construct(state=state, meta=progress.meta)
 
 
-def _result(outcome: Outcome, log: str | None) -> TaskiqResult[Any]:
-    """The result of an outcome.
+def _result(  # noqa: PLR0917 - the fields of an outcome, in their order
+    return_value: object,
+    error: BaseException | None,
+    is_err: bool,
+    labels: dict[str, object],
+    log: str | None,
+    execution_time: float,
+) -> TaskiqResult[Any]:
+    """A result that is not validated, which would copy and might coerce what was stored.
 
-    Validation would copy and might coerce what was stored, and ``model_construct``, which this
-    does the work of, looks at every field of the class.
+    ``model_construct``, which this does the work of, looks at every field of the class.
     """
     result: TaskiqResult[Any] = object.__new__(TaskiqResult)
     fields = {
-        "is_err": outcome.is_err,
+        "is_err": is_err,
         "log": log,
-        "return_value": outcome.return_value,
-        "execution_time": outcome.execution_time,
-        "labels": outcome.labels,
-        "error": outcome.error,
+        "return_value": return_value,
+        "execution_time": execution_time,
+        "labels": labels,
+        "error": error,
     }
     _set_dict(result, fields)
     _set_fields_set(result, _RESULT_FIELDS.copy())

@@ -79,17 +79,24 @@ def _list_reader(item: object) -> Read:
 
 
 def _rows_reader(order: list[str]) -> Read:
-    read_row = _dict_reader(order, {})
     template = dict.fromkeys(order)
+    size = len(template)
 
     def read(plain: Any) -> object:  # noqa: ANN401 - whatever stands in the row
         if type(plain) is not list:
             raise UnpreparedError
         if len(plain) > _FEW and None not in plain:
-            rows = aligned(plain, template)
-            if rows is not None:
-                return rows
-        return [None if row is None else read_row(row) for row in plain]
+            together = aligned(plain, template)
+            if together is not None:
+                return together
+        rows: list[object] = []
+        for row in plain:
+            if row is None:
+                rows.append(None)
+                continue
+            found = template | row  # as that of a single dict, without a call for each
+            rows.append(found if size == len(found) == len(row) else in_order(row, order))
+        return rows
 
     return read
 

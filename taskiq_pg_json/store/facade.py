@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from taskiq_pg_json.errors import ConfigurationError, TaskNotFoundError
-from taskiq_pg_json.records import Status
+from taskiq_pg_json.records import Outcome, Status
 from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
 from taskiq_pg_json.store.arguments import checked_ttl
@@ -21,15 +21,17 @@ from taskiq_pg_json.store.waiting import Waiter
 from taskiq_pg_json.store.writes import ROW_ERRORS, Writer, check_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable
     from datetime import timedelta
     from types import TracebackType
 
     from psycopg_pool import AsyncConnectionPool
     from typing_extensions import Self
 
-    from taskiq_pg_json.records import Outcome, Progress, TaskInfo, TaskRecord
+    from taskiq_pg_json.records import Progress, TaskInfo, TaskRecord
     from taskiq_pg_json.store.dsn import Dsn
+
+MadeT = TypeVar("MadeT")
 
 Migrate = Literal["auto", "verify", "off"]
 
@@ -268,6 +270,10 @@ class ResultStore(Searchable):
             TaskNotFoundError: it has not, or there is no such task.
             ResultDecodeError: what stands in the row cannot be decoded.
         """
+        return await self.read_outcome(task_id, Outcome)
+
+    async def read_outcome(self, task_id: str, make: Callable[..., MadeT]) -> MadeT:
+        """Return what ``make`` makes of an outcome's fields but the last; see ``get_outcome``."""
         checked = self._checked_id(task_id)
         stored = await self._reader.results.submit(checked)
         if stored is Heavy.RESULT:
@@ -277,7 +283,7 @@ class ResultStore(Searchable):
                 f"The table {self.names} has no result of task {task_id!r}: it has not finished, "
                 "or its result has expired or been deleted."
             )
-        return self._reader.outcome(stored)
+        return self._reader.outcome(stored, make)
 
     async def wait(
         self, task_ids: Iterable[str], timeout: float | None = None

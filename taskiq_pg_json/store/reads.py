@@ -5,21 +5,23 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from taskiq_pg_json.records import Outcome, Progress, Status, TaskRecord
+from taskiq_pg_json.records import Progress, Status, TaskRecord
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.serializer.protocol import EncodedRow
 from taskiq_pg_json.store.batching import MicroBatcher
 from taskiq_pg_json.store.statements import BatchStatement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from taskiq_pg_json.schema import Names
     from taskiq_pg_json.serializer.protocol import ResultSerializer
     from taskiq_pg_json.store.connections import Connections
 
+
+MadeT = TypeVar("MadeT")
 
 _FAILURE = Status.FAILURE.value
 _HEAVY_BYTES = 1 << 20  # as stored, which may be compressed
@@ -96,7 +98,7 @@ class Reader:
         self, connections: Connections, names: Names, serializer: ResultSerializer, *, lanes: int
     ) -> None:
         self._connections = connections
-        self._serializer = serializer
+        self._decode = serializer.decode
         statements = queries()
         self._get_results = BatchStatement(names, "get_results", "results")
         self._are_ready = BatchStatement(names, "are_ready", "results")
@@ -151,8 +153,8 @@ class Reader:
             _decode=partial(self._decoded, stored),
         )
 
-    def outcome(self, stored: StoredResult) -> Outcome:
-        """Decode how a task ended.
+    def outcome(self, stored: StoredResult, make: Callable[..., MadeT]) -> MadeT:
+        """Decode how a task ended, and make something of it: the first fields of an Outcome.
 
         Raises:
             ResultDecodeError: what stands in the row cannot be decoded.
@@ -164,12 +166,12 @@ class Reader:
         if labels is not None:
             columns["labels"] = labels
         row = _tuple(EncodedRow, (columns, types, pickled))
-        values = self._serializer.decode(row, task_id=task_id)
-        return Outcome(
+        values = self._decode(row, task_id=task_id)
+        return make(
             values.get("return_value"),
-            values.get("error"),  # type: ignore[arg-type] # of that column's kind
+            None if error is None else values.get("error"),
             status == _FAILURE,
-            values.get("labels", {}),  # type: ignore[arg-type] # likewise
+            {} if labels is None else values.get("labels", {}),
             log,
             seconds or 0.0,
         )
@@ -183,7 +185,7 @@ class Reader:
         meta = None
         if stored.meta is not None:
             row = EncodedRow({"meta": stored.meta}, stored.types, stored.pickled)
-            meta = self._serializer.decode(row, task_id=stored.task_id)["meta"]
+            meta = self._decode(row, task_id=stored.task_id)["meta"]
         return Progress(stored.state, meta, stored.percent, stored.text, _in_utc(stored.updated_at))
 
     def _decoded(self, stored: StoredRecord, column: str) -> object:
@@ -218,7 +220,7 @@ class Reader:
         if text is None:
             return None
         row = EncodedRow({column: text}, types, pickled)
-        return self._serializer.decode(row, task_id=stored.task_id)[column]
+        return self._decode(row, task_id=stored.task_id)[column]
 
     async def _flush_results(
         self, task_ids: Sequence[str]
