@@ -184,15 +184,17 @@ class Connections:
                     raise
                 finally:
                     wire.release()
-        # The hot path: no context managers, whose cost would show beside a small statement's.
-        wire = await kept.take(self._timeout)
+        # The hot path: no context managers, and no coroutines where there is nothing to wait for,
+        # whose cost would show beside a small statement's.
+        wire = kept.at_hand() or await kept.take(self._timeout)
         try:
             return await wire.execute(statement, values, prepare=prepare)
         except ReadOnlySqlTransaction as error:
             _leave_standby(wire.connection, error)
             raise
         finally:
-            await kept.give_back(wire)
+            if not kept.keep(wire):
+                await kept.give_back(wire)
 
     async def execute_light(self, statement: bytes, values: Mapping[str, object]) -> None:
         """Run a statement that takes the server about as long as its values take Python.

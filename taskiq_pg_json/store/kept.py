@@ -32,10 +32,15 @@ class KeptConnections:
         self._asking = 0
         self._open = True
 
+    def at_hand(self) -> Wire | None:
+        """Return the connection used last, if any is idle."""
+        return self._idle.pop() if self._idle else None
+
     async def take(self, timeout: float | None) -> Wire:
-        """Return the connection used last, or one of the pool's in ``timeout`` seconds."""
-        if self._idle:
-            return self._idle.pop()
+        """Return one at hand, or one of the pool's in ``timeout`` seconds."""
+        wire = self.at_hand()
+        if wire is not None:
+            return wire
         self._asking += 1
         try:
             wire = Wire(await self._pool.getconn(timeout))
@@ -50,12 +55,17 @@ class KeptConnections:
         """Whether the pool, or somebody who waits for it, should have the connection soon."""
         return bool(not self._open or self._asking or time.monotonic() >= self._keep_until[wire])
 
-    async def give_back(self, wire: Wire) -> None:
-        """Keep the connection if it is fit for the next statement."""
+    def keep(self, wire: Wire) -> bool:
+        """Keep the connection at hand, if it is fit for the next statement."""
         fit = wire.connection.pgconn.transaction_status == TransactionStatus.IDLE
-        if fit and not self.is_wanted_back(wire):
-            self._idle.append(wire)
-        else:
+        if not fit or self.is_wanted_back(wire):
+            return False
+        self._idle.append(wire)
+        return True
+
+    async def give_back(self, wire: Wire) -> None:
+        """Keep the connection, or let the pool have it."""
+        if not self.keep(wire):
             await self._let_go(wire)
 
     async def check(self) -> None:

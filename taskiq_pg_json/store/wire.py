@@ -148,7 +148,9 @@ class Wire:
     ) -> list[Any]:
         bound = self.bind(statement, values)
         text, parameters, types, formats = bound
-        name = await self._prepare(bound) if prepare else None
+        name = self.prepared(bound) if prepare else None
+        if name is None and prepare:
+            name = await self._prepare(bound)
         if name is None:
             self._pgconn.send_query_params(text, parameters, types, formats, Format.BINARY)
         else:
@@ -193,18 +195,17 @@ class Wire:
     async def _prepare(self, bound: Bound) -> bytes | None:
         """Prepare a statement once, and return its name; None where it should not be."""
         prepared = self._prepared
-        name = self.prepared(bound)
         if (
-            name is None
-            and self.connection.prepare_threshold is not None
-            and len(prepared.names) < _MAX_PREPARED
-            and prepared.forgotten < _MAX_FORGOTTEN
+            self.connection.prepare_threshold is None
+            or len(prepared.names) >= _MAX_PREPARED
+            or prepared.forgotten >= _MAX_FORGOTTEN
         ):
-            name = _name(bound.text, bound.types)
-            self._pgconn.send_prepare(name, bound.text, bound.types)
-            with suppress(DuplicatePreparedStatement):
-                self.rows(await self._result())
-            prepared.names[bound.text, bound.types] = name
+            return None
+        name = _name(bound.text, bound.types)
+        self._pgconn.send_prepare(name, bound.text, bound.types)
+        with suppress(DuplicatePreparedStatement):
+            self.rows(await self._result())
+        prepared.names[bound.text, bound.types] = name
         return name
 
     async def _result(self) -> PGresult:
@@ -223,7 +224,11 @@ class Wire:
         try:
             while True:
                 while pgconn.is_busy():
-                    await self._news()
+                    self._waiter = self._loop.create_future()
+                    try:
+                        await self._waiter
+                    finally:
+                        self._waiter = None
                 result = pgconn.get_result()
                 if result is None:
                     break
@@ -254,14 +259,6 @@ class Wire:
             self._pgconn.finish()
             if not isinstance(error, Exception):
                 raise
-
-    async def _news(self) -> None:
-        """Return when there is an answer, or the connection is lost."""
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
 
     def listen(
         self, heard: Callable[[], None], lost: Callable[[psycopg.OperationalError], None]
