@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 
 import pytest
 from psycopg import sql
@@ -132,3 +133,30 @@ def test_a_loop_that_ends_in_the_middle_of_a_start_up_leaves_a_store_that_can_be
 
     asyncio.run(begin())
     asyncio.run(start())
+
+
+@pytest.fixture
+def elsewhere():
+    """Runs coroutines in an event loop that another thread keeps running."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_a_store_that_runs_in_one_loop_is_not_to_be_had_in_another(named, elsewhere):
+    elsewhere(named.startup())
+    for call in (named.startup, named.shutdown):
+        with pytest.raises(NotStartedError, match="another event loop"):
+            asyncio.run(call())
+    elsewhere(named.set_result("t", Outcome(7)))
+    elsewhere(named.shutdown())
+
+    async def here():
+        async with named:
+            return await named.get_outcome("t")
+
+    assert asyncio.run(here()).return_value == 7

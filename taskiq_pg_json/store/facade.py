@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
-from taskiq_pg_json.errors import ConfigurationError, TaskNotFoundError
+from taskiq_pg_json.errors import ConfigurationError, NotStartedError, TaskNotFoundError
 from taskiq_pg_json.records import Outcome, Status
 from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
@@ -124,8 +124,9 @@ class ResultStore(Searchable):
         Raises:
             psycopg.OperationalError: the server refuses the connection.
             SchemaError: the tables are not what this release needs, or not ours.
+            NotStartedError: it is started in another event loop, which has not been closed.
         """
-        self._give_up_closed_loop()
+        self._leave_other_loop()
         async with self._coming_or_going:
             if self._connections.is_open:
                 return
@@ -142,8 +143,12 @@ class ResultStore(Searchable):
                 raise
 
     async def shutdown(self) -> None:
-        """Write all that was accepted and close the pool, unless it was lent."""
-        self._give_up_closed_loop()
+        """Write all that was accepted and close the pool, unless it was lent.
+
+        Raises:
+            NotStartedError: it is started in another event loop, which has not been closed.
+        """
+        self._leave_other_loop()
         async with self._coming_or_going:
             try:
                 await self._writer.close()
@@ -273,7 +278,12 @@ class ResultStore(Searchable):
         return await self.read_outcome(task_id, Outcome)
 
     async def read_outcome(self, task_id: str, make: Callable[..., MadeT]) -> MadeT:
-        """Return what ``make`` makes of an outcome's fields but the last; see ``get_outcome``."""
+        """Return an outcome in a form of your own; raises what ``get_outcome`` does.
+
+        Args:
+            task_id: the task's id.
+            make: is called with the fields of an ``Outcome`` but the last, in their order.
+        """
         checked = self._checked_id(task_id)
         stored = await self._reader.results.submit(checked)
         if stored is Heavy.RESULT:
@@ -326,13 +336,19 @@ class ResultStore(Searchable):
                 return
         await submit(self._rows.refusal(task_id, outcome, reason))
 
-    def _give_up_closed_loop(self) -> None:
-        """Forget what belongs to an event loop in which nothing can be waited for any more."""
-        if self._loop is not None and self._loop.is_closed():
-            self._loop = None
-            self._coming_or_going = asyncio.Lock()
-            self._connections.give_up()
-            self._connect_batchers()
+    def _leave_other_loop(self) -> None:
+        """Forget what belongs to an event loop that has been closed, or left by ``shutdown()``."""
+        if self._loop is None or self._loop is asyncio.get_running_loop():
+            return
+        if self._connections.is_open and not self._loop.is_closed():
+            raise NotStartedError(
+                f"The store of {self.names} was started in another event loop: shut it down there "
+                "first, or make a store for each loop."
+            )
+        self._loop = None
+        self._coming_or_going = asyncio.Lock()
+        self._connections.give_up()
+        self._connect_batchers()
 
     def _connect_batchers(self) -> None:
         self._writer = Writer(
