@@ -239,7 +239,7 @@ class Connections:
             if self._pipeline is None:
                 pipeline = self._pipeline = Pipeline(wire)
                 return pipeline
-        except psycopg.Error:
+        except BaseException:
             await kept.give_back(wire)
             raise
         await kept.give_back(wire)

@@ -143,13 +143,15 @@ class Pipeline:
     def _lost(self, error: psycopg.OperationalError) -> None:
         """Tell all that wait; a server that ends the connection has told the first of them why."""
         self.wire.release()
+        self._pgconn.finish()  # what is under way cannot be told apart any more
         while self._sent:
             self._sent.popleft().settle(error)
 
     def _watch(self) -> None:
         """Have a statement given up that keeps up others from one look to the next."""
         head = self._sent[0] if self._sent else None
-        if head is not None and head is self._watched and len(self._sent) > 1:
+        keeps_up = head is not None and head is self._watched and len(self._sent) > 1
+        if keeps_up and self._cancelling is None:
             self._cancelling = self._loop.create_task(self._cancel())
         self._watched = head
         self._watch_again = self._loop.call_later(_TOO_LONG, self._watch)
@@ -166,5 +168,4 @@ class Pipeline:
         try:
             await self._cancel()
         finally:
-            self._pgconn.finish()
             self._lost(psycopg.OperationalError("the connection was closed"))
