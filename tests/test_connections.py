@@ -18,6 +18,7 @@ from taskiq_pg_json import (
     JsonbResultBackend,
     NotStartedError,
     Outcome,
+    ResultStore,
 )
 
 
@@ -416,3 +417,19 @@ class TestLifeCycle:
 
         await asyncio.to_thread(in_a_loop_of_its_own)
         assert (await backend.get_result("stored")).return_value == 2
+
+
+async def test_a_connection_is_not_lost_when_whoever_gives_it_back_is_cancelled(dsn, table_name):
+    store = ResultStore(dsn, table_name=table_name, notify=False, min_size=1, max_size=1)
+    async with store:
+        kept, pool = store._connections._kept, store._connections._pool
+        wire = await kept.take(5)
+        kept._asking += 1  # somebody waits, so that it goes back to the pool, which is busy
+        async with pool._lock:
+            returning = asyncio.create_task(kept.give_back(wire))
+            await asyncio.sleep(0.05)
+            returning.cancel()
+            await asyncio.wait([returning])
+        kept._asking -= 1
+        await store.set_result("id", Outcome("kept"))
+        assert (await store.get("id")).return_value == "kept"

@@ -249,6 +249,37 @@ class TestLostServers:
                 await starting
         holder.close()
 
+    async def test_what_is_said_to_be_stored_survives_an_immediate_stop(self, tmp_path):
+        # A server that stops at once warns its clients, and so sends that the rows have been
+        # inserted, while their commit waits to be flushed.
+        settings = {"commit_delay": "100000", "commit_siblings": "0"}
+        ids = [f"id-{n}" for n in range(60)]
+        with EmbeddedPostgres(tmp_path / "server", settings=settings) as server:
+            (pid, *_) = (tmp_path / "server" / "data" / "postmaster.pid").read_text().split()
+            async with ResultStore(server.dsn, write_timeout=30, notify=False) as store:
+                for _ in range(3):
+                    await asyncio.gather(*(store.set_result(id_, Outcome()) for id_ in ids))
+                writing = [
+                    asyncio.create_task(store.set_result(id_, Outcome("again"))) for id_ in ids
+                ]
+                await asyncio.sleep(0.05)
+                assert not store._connections._kept.pipeline.is_idle
+                os.kill(int(pid), signal.SIGQUIT)
+                await asyncio.sleep(0.5)
+                said = [id_ for id_, task in zip(ids, writing, strict=True) if task.done()]
+                server.stop()
+                server.start()
+                with psycopg.connect(server.dsn) as connection:
+                    there = {
+                        id_
+                        for (id_,) in connection.execute(
+                            "SELECT task_id FROM taskiq_results WHERE return_value = '\"again\"'"
+                        )
+                    }
+                assert set(said) <= there
+                await asyncio.gather(*writing)
+                assert (await store.get(ids[-1])).return_value == "again"
+
     async def test_a_server_that_is_not_there_yet_is_waited_for(self, start, dsn, nobody):
         where = [nobody]
         starting = asyncio.create_task(start(lambda: where[0], write_timeout=30))

@@ -18,8 +18,12 @@ from taskiq_pg_json.store.wire import Wire
 
 SLEEP = b"SELECT %(number)b::int FROM pg_sleep(%(seconds)b::float8)"
 DIVIDE = b"SELECT 8 / %(by)b::int"
-MEASURE = b"SELECT length(%(text)s::text)"
-VALUES = {SLEEP: {"seconds": 0.0, "number": 0}, DIVIDE: {"by": 1}, MEASURE: {"text": "x"}}
+MEASURE = b"SELECT length(%(text)s::text) FROM pg_sleep(%(seconds)b::float8)"
+VALUES = {
+    SLEEP: {"seconds": 0.0, "number": 0},
+    DIVIDE: {"by": 1},
+    MEASURE: {"text": "x", "seconds": 0.0},
+}
 
 
 @pytest.fixture
@@ -153,7 +157,8 @@ async def test_all_are_told_of_a_connection_that_is_cut_while_much_is_sent(proxi
     pipeline.end()
 
 
-async def test_much_is_sent_while_the_loop_goes_on(pipeline):
+async def test_much_is_sent_while_the_loop_goes_on(pipeline, monkeypatch):
+    monkeypatch.setattr(pipelines, "_TOO_LONG", 60)
     text = "x" * 30_000_000
     answers = [send(pipeline, MEASURE, text=text), send(pipeline, MEASURE, text=text[1:])]
     assert await asyncio.gather(*answers) == [[(30_000_000,)], [(29_999_999,)]]
@@ -223,8 +228,10 @@ async def store_all(store, ids, *, at_once=50):
 
 @pytest.fixture
 async def store(dsn, table_name):
-    async with ResultStore(dsn, table_name=table_name) as store:
-        await store_all(store, WARM)  # which prepares the statement
+    # Notifications would take a connection now and then, and another would be opened meanwhile.
+    async with ResultStore(dsn, table_name=table_name, notify=False) as store:
+        for _ in range(3):  # after which the statement has been prepared on each connection
+            await store_all(store, WARM)
         yield store
 
 
@@ -251,7 +258,7 @@ async def test_batches_of_small_results_go_through_it(store, used):
     assert used["sent"] > 0
     assert used["failed"] == 0
     assert await store.count() == 1200
-    assert store._connections._pipeline is None  # the connection has been given back
+    assert store._connections._kept.pipeline is None  # the connection has been given back
 
 
 async def test_batches_of_larger_results_and_single_ones_do_not(store, used):
@@ -290,7 +297,7 @@ async def test_a_locked_row_keeps_up_no_others(store, locked, monkeypatch):
 async def test_what_was_under_way_on_a_lost_connection_is_stored(store, locked, admin, used):
     waiting = asyncio.create_task(store_all(store, WARM[:20]))
     await asyncio.sleep(0.1)
-    pipeline = store._connections._pipeline
+    pipeline = store._connections._kept.pipeline
     assert not pipeline.is_idle
     admin.execute("SELECT pg_terminate_backend(%s)", [pipeline.wire.connection.info.backend_pid])
     await locked.rollback()
@@ -306,6 +313,96 @@ async def test_where_statements_are_forgotten_all_is_stored(store, used):
         await store_all(store, [f"{number}-{n}" for n in range(100)])
     assert used["failed"] > 0
     assert await store.count() == 700
+
+
+@pytest.fixture
+def slow_cancel(monkeypatch):
+    """Makes cancel requests take a while, before and after they reach the server."""
+    cancel_safe = psycopg.AsyncConnection.cancel_safe
+
+    async def slowly(self, **arguments):
+        await asyncio.sleep(0.2)
+        await cancel_safe(self, **arguments)
+        await asyncio.sleep(0.2)
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "cancel_safe", slowly)
+
+
+async def run_light(store, seconds):
+    await store._connections.execute_light(SLEEP, {"seconds": seconds, "number": 0})
+
+
+@pytest.mark.usefixtures("slow_cancel")
+async def test_a_cancelled_statement_takes_the_connection_from_nobody(store):
+    execute = store._connections.execute
+    await execute(SLEEP, VALUES[SLEEP])
+    first = asyncio.create_task(run_light(store, 0.1))
+    second = asyncio.create_task(run_light(store, 0.01))
+    await asyncio.sleep(0.05)
+    first.cancel()
+    await second
+    third = execute(SLEEP, {"seconds": 0.6, "number": 3})
+    assert await asyncio.wait_for(third, 10) == [(3,)]
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert store._connections._kept.pipeline is None
+
+
+@pytest.mark.usefixtures("slow_cancel")
+async def test_a_cancel_request_hits_nobody_who_has_the_connection_next(store, monkeypatch):
+    monkeypatch.setattr(pipelines, "_TOO_LONG", 0.1)
+    await store._connections.execute(SLEEP, VALUES[SLEEP])
+    under_way = [asyncio.create_task(run_light(store, seconds)) for seconds in (0.3, 0.01)]
+    await asyncio.sleep(0.25)
+    assert store._connections._kept.pipeline._cancels
+    await asyncio.gather(*under_way)
+
+    async def search(connection):
+        cursor = await connection.execute("SELECT 4 FROM pg_sleep(0.6)")
+        return await cursor.fetchall()
+
+    assert await store._connections.run(search) == [(4,)]
+
+
+async def test_a_pipeline_that_cannot_start_leaves_nothing(store):
+    for wire in store._connections._kept._idle:
+        wire.connection.pgconn.finish()
+    await store_all(store, WARM)
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(0)
+    watching = [
+        handle
+        for handle in loop._scheduled
+        if not handle.cancelled() and getattr(handle._callback, "__name__", "") == "_watch"
+    ]
+    assert watching == []
+    assert await store.count() == 200
+
+
+async def test_a_store_that_is_started_anew_has_a_new_pipeline(store, locked):
+    waiting = asyncio.create_task(store_all(store, WARM[:20]))
+    await asyncio.sleep(0.05)
+    assert not store._connections._kept.pipeline.is_idle
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(store.shutdown(), 0.02)
+    await store.startup()
+    await asyncio.wait_for(store_all(store, [f"new-{n}" for n in range(100)]), 10)
+    await locked.rollback()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert await store.count() == 300
+
+
+async def test_an_answer_that_comes_while_another_statement_is_sent_is_heard(pipeline):
+    async def send_much():
+        bound = pipeline.wire.bind(MEASURE, {"text": "x" * 3_000_000, "seconds": 2.0})
+        time.sleep(0.05)  # noqa: ASYNC251 - the first is answered, and the loop does not hear it
+        return await pipeline.execute(bound, pipeline.wire.prepared(bound))
+
+    first = send(pipeline, DIVIDE)
+    await asyncio.sleep(0)
+    second = asyncio.create_task(send_much())
+    assert await asyncio.wait_for(first, 1) == [(8,)]
+    assert await second == [(3_000_000,)]
 
 
 async def test_whoever_waits_for_the_only_connection_gets_it(dsn, table_name):

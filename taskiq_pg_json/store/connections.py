@@ -24,7 +24,6 @@ from taskiq_pg_json.store.arguments import (
 )
 from taskiq_pg_json.store.dsn import called, check_dsn, conninfo_of
 from taskiq_pg_json.store.kept import KeptConnections
-from taskiq_pg_json.store.pipeline import Pipeline
 from taskiq_pg_json.store.retrying import LIMITS, is_transient, retry
 from taskiq_pg_json.store.wire import Wire
 
@@ -69,7 +68,6 @@ class Connections:
         self._lent = pool is not None
         self._pool = pool
         self._kept: KeptConnections | None = None
-        self._pipeline: Pipeline | None = None
         self._open = False
         self._recoveries: set[asyncio.Task[None]] = set()
         check_dsn(dsn)
@@ -117,7 +115,6 @@ class Connections:
         if self._kept is not None:
             self._kept.give_up()
             self._kept = None
-            self._pipeline = None
         if not self._lent:
             self._pool = None
 
@@ -214,7 +211,7 @@ class Connections:
         kept = self._kept
         if kept is None:
             return False
-        pipeline = self._pipeline or await self._start_pipeline(kept)
+        pipeline = kept.pipeline or await kept.start_pipeline(self._timeout)
         if pipeline is None:
             return False
         try:
@@ -226,24 +223,8 @@ class Connections:
                 return False
             await pipeline.execute(bound, name)
         finally:
-            if pipeline.is_idle and self._pipeline is pipeline:
-                self._pipeline = None
-                pipeline.end()
-                await kept.give_back(pipeline.wire)
+            await kept.end_idle_pipeline()
         return True
-
-    async def _start_pipeline(self, kept: KeptConnections) -> Pipeline | None:
-        """Start the pipeline, unless another task has done so meanwhile."""
-        wire = await kept.take(self._timeout)
-        try:
-            if self._pipeline is None:
-                pipeline = self._pipeline = Pipeline(wire)
-                return pipeline
-        except BaseException:
-            await kept.give_back(wire)
-            raise
-        await kept.give_back(wire)
-        return None
 
     async def connect(self) -> Connection:
         """Open a connection of its own, outside the pool, in autocommit mode."""

@@ -5,11 +5,13 @@ Asking the pool costs about half as much as a small statement does.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 from psycopg.pq import TransactionStatus
 
+from taskiq_pg_json.store.pipeline import Pipeline
 from taskiq_pg_json.store.wire import Wire
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ class KeptConnections:
     """A stack of idle connections, taken from the pool when it is empty.
 
     Whoever waits for the pool comes first: a connection then goes back to it at once.
+
+    Attributes:
+        pipeline: what has one of them while statements are under way in it.
     """
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
@@ -31,6 +36,8 @@ class KeptConnections:
         self._keep_until: dict[Wire, float] = {}
         self._asking = 0
         self._open = True
+        self._returning: set[asyncio.Task[None]] = set()
+        self.pipeline: Pipeline | None = None
 
     def at_hand(self) -> Wire | None:
         """Return the connection used last, if any is idle."""
@@ -68,6 +75,31 @@ class KeptConnections:
         if not self.keep(wire):
             await self._let_go(wire)
 
+    async def start_pipeline(self, timeout: float | None) -> Pipeline | None:
+        """Start the pipeline, unless another task has done so meanwhile.
+
+        Raises:
+            psycopg.OperationalError: the connection is lost, or none was free.
+        """
+        wire = await self.take(timeout)
+        try:
+            if self.pipeline is None:
+                self.pipeline = Pipeline(wire)
+                return self.pipeline
+        except BaseException:
+            await self.give_back(wire)
+            raise
+        await self.give_back(wire)
+        return None
+
+    async def end_idle_pipeline(self) -> None:
+        """Take the connection back if nothing is under way in the pipeline any more."""
+        pipeline = self.pipeline
+        if pipeline is not None and pipeline.is_idle:
+            self.pipeline = None
+            pipeline.end()
+            await self.give_back(pipeline.wire)
+
     async def check(self) -> None:
         """Give all that are idle to the pool, and have it replace those that were lost."""
         while self._idle:
@@ -89,4 +121,8 @@ class KeptConnections:
     async def _let_go(self, wire: Wire) -> None:
         wire.release()
         del self._keep_until[wire]
-        await self._pool.putconn(wire.connection)
+        # In a task of its own: the pool loses a connection if its caller is cancelled.
+        task = asyncio.get_running_loop().create_task(self._pool.putconn(wire.connection))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+        await asyncio.shield(task)

@@ -17,6 +17,8 @@ from psycopg.errors import InvalidSqlStatementName
 from psycopg.pq import ConnStatus, ExecStatus, Format
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from psycopg.pq.abc import PGresult
 
     from taskiq_pg_json.store.wire import Bound, Wire
@@ -28,23 +30,43 @@ _CANCEL_TIMEOUT = 5.0  # seconds
 
 
 class _Sent:
-    """A statement under way."""
+    """A statement under way.
 
-    __slots__ = ("answer", "result", "since")
+    Attributes:
+        result: what has come of its answer, which is not known to be committed yet.
+        since: when it was sent.
+    """
+
+    __slots__ = ("_answer", "result", "since")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.answer: asyncio.Future[PGresult] = loop.create_future()
+        self._answer: asyncio.Future[PGresult] = loop.create_future()
         self.result: PGresult | None = None
         self.since = loop.time()
 
-    def settle(self, error: psycopg.Error) -> None:
-        """Give the answer that has come, or else the error."""
-        if self.answer.done():  # its task was cancelled
-            return
-        if self.result is None:
-            self.answer.set_exception(error)
-        else:
-            self.answer.set_result(self.result)
+    def answer(self) -> Awaitable[PGresult]:
+        """What its sender waits for."""
+        return self._answer
+
+    def settle(self) -> None:
+        """Give the answer: the server has come to the end of the transaction."""
+        if not self._answer.done():  # its sender may be cancelled
+            if self.result is None:
+                self._answer.set_exception(psycopg.InternalError("There is no answer."))
+            else:
+                self._answer.set_result(self.result)
+
+    def lose(self, error: psycopg.OperationalError) -> None:
+        """Give the error, or the server's own; success may have been told before the commit."""
+        if not self._answer.done():
+            if self.result is not None and self.result.status == ExecStatus.FATAL_ERROR:
+                self._answer.set_result(self.result)
+            else:
+                self._answer.set_exception(error)
+
+    def abandon(self) -> None:
+        """Nobody waits."""
+        self._answer.cancel()
 
 
 class Pipeline:
@@ -55,6 +77,9 @@ class Pipeline:
 
     Args:
         wire: a connection that nobody else uses until ``end()``.
+
+    Raises:
+        psycopg.OperationalError: the connection is lost.
     """
 
     def __init__(self, wire: Wire) -> None:
@@ -63,10 +88,11 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._sent: deque[_Sent] = deque()
         self._watched: _Sent | None = None
-        self._watch_again = self._loop.call_later(_TOO_LONG, self._watch)
         self._cancelling: asyncio.Task[None] | None = None
+        self._cancels = 0  # requests on their way
         wire.listen(self._heard, self._lost)
         self._pgconn.enter_pipeline_mode()
+        self._watch_again = self._loop.call_later(_TOO_LONG, self._watch)
 
     @property
     def is_idle(self) -> bool:
@@ -80,7 +106,7 @@ class Pipeline:
         return (
             len(sent) < _DEPTH
             and self._pgconn.status == ConnStatus.OK
-            and self._cancelling is None
+            and not self._cancels
             and (not sent or self._loop.time() - sent[0].since < _LONG)
         )
 
@@ -92,21 +118,22 @@ class Pipeline:
         """
         pgconn = self._pgconn
         sent = _Sent(self._loop)
+        self._sent.append(sent)
         try:
             pgconn.send_query_prepared(name, bound.parameters, bound.formats, Format.BINARY)
             pgconn.pipeline_sync()
             self.wire.flush()
-        except psycopg.OperationalError as error:
-            self._lost(error)
+        except BaseException:
+            sent.abandon()
+            self._lost(psycopg.OperationalError("a statement was sent in part"))
             raise
-        self._sent.append(sent)
+        self._heard()  # what libpq has read while it sent
         try:
-            result = await sent.answer
+            result = await sent.answer()
         except asyncio.CancelledError:
-            await self._break_off()
+            if sent in self._sent:
+                await self._break_off()
             raise
-        if self._cancelling is not None:  # it might hit what comes next on this connection
-            await asyncio.wait([self._cancelling])
         try:
             return self.wire.rows(result)
         except InvalidSqlStatementName:
@@ -114,10 +141,16 @@ class Pipeline:
             raise
 
     def end(self) -> None:
-        """Leave the connection as it was found; nothing is under way."""
+        """Leave the connection as it was found, or closed; nothing is under way."""
         self._watch_again.cancel()
-        if self._pgconn.status == ConnStatus.OK:
+        if self._cancels:  # it might hit what comes next on this connection
+            self._close()
+        elif self._pgconn.status == ConnStatus.OK:
             self._pgconn.exit_pipeline_mode()
+
+    def _close(self) -> None:
+        self.wire.release()
+        self._pgconn.finish()
 
     def _heard(self) -> None:
         """Take the answers that have come."""
@@ -130,7 +163,7 @@ class Pipeline:
                 elif result.status != ExecStatus.PIPELINE_SYNC:
                     sent[0].result = result
                 else:
-                    sent.popleft().settle(psycopg.InternalError("The server has not answered."))
+                    sent.popleft().settle()
         except psycopg.OperationalError as error:
             self._lost(error)
         else:
@@ -141,30 +174,31 @@ class Pipeline:
             raise psycopg.OperationalError("the connection is lost")
 
     def _lost(self, error: psycopg.OperationalError) -> None:
-        """Tell all that wait; a server that ends the connection has told the first of them why."""
-        self.wire.release()
-        self._pgconn.finish()  # what is under way cannot be told apart any more
+        """Close the connection, and tell all that wait."""
+        self._close()
         while self._sent:
-            self._sent.popleft().settle(error)
+            self._sent.popleft().lose(error)
 
     def _watch(self) -> None:
         """Have a statement given up that keeps up others from one look to the next."""
         head = self._sent[0] if self._sent else None
         keeps_up = head is not None and head is self._watched and len(self._sent) > 1
-        if keeps_up and self._cancelling is None:
+        if keeps_up and not self._cancels:
             self._cancelling = self._loop.create_task(self._cancel())
         self._watched = head
         self._watch_again = self._loop.call_later(_TOO_LONG, self._watch)
 
     async def _cancel(self) -> None:
+        self._cancels += 1
         try:
             with suppress(psycopg.Error):  # it is tried again at the next look
                 await self.wire.connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
         finally:
-            self._cancelling = None
+            self._cancels -= 1
 
     async def _break_off(self) -> None:
         """Close the connection, when the task of a statement under way is cancelled."""
+        self._cancels += 1  # until the end: others must not have the connection meanwhile
         try:
             await self._cancel()
         finally:

@@ -170,7 +170,7 @@ class Wire:
         Raises:
             psycopg.Error: the answer is an error.
         """
-        if result.status == ExecStatus.FATAL_ERROR:
+        if result.status in {ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED}:
             raise error_from_result(result, self.connection.info.encoding)
         if result.status != ExecStatus.TUPLES_OK:
             return []
@@ -189,8 +189,9 @@ class Wire:
 
         Somebody had the connection forget it, or a pooler has put another server behind it.
         """
-        self._prepared.names.clear()
-        self._prepared.forgotten += 1
+        if self._prepared.names:  # or it has been said of another statement already
+            self._prepared.names.clear()
+            self._prepared.forgotten += 1
 
     async def _prepare(self, bound: Bound) -> bytes | None:
         """Prepare a statement once, and return its name; None where it should not be."""
@@ -284,6 +285,7 @@ class Wire:
         else:
             if not unsent:
                 self._stop_writing()
+            self._heard()  # what libpq has read meanwhile
 
     def _stop_writing(self) -> None:
         if self._writes:

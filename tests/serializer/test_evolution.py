@@ -574,9 +574,10 @@ def test_strict_takes_no_argument_that_is_not_registered(name, release):
 def test_a_class_with_brackets_in_its_name_comes_back_as_itself(name, release, written):
     module = release(GENERIC)
     for cls in (
-        pydantic.create_model(name, x=(int, ...), __module__="shop_models"),
-        dataclasses.make_dataclass(name, ["x"], namespace={"__module__": "shop_models"}),
+        pydantic.create_model(name, x=(int, ...)),
+        dataclasses.make_dataclass(name, ["x"]),
     ):
+        cls.__module__ = module.__name__
         setattr(module, name, cls)
         assert type(read(written(cls(x=1)))) is cls
 
