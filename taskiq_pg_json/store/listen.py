@@ -58,7 +58,17 @@ class Subscription:
         """
         if not self._heard:
             poll = self._listener.poll_interval
-            await self._news(poll if timeout is None else min(timeout, poll))
+            loop = asyncio.get_running_loop()
+            self._woken = loop.create_future()
+            # wait_for() would cost a task more
+            timer = loop.call_later(
+                poll if timeout is None else min(timeout, poll), _wake, self._woken
+            )
+            try:
+                await self._woken
+            finally:
+                timer.cancel()
+                self._woken = None
         ended, look_again = self._ended or set(), self._look_again or not self._heard
         self._heard = False
         self._ended, self._look_again = None, False
@@ -75,17 +85,6 @@ class Subscription:
         self._heard = True
         if self._woken is not None:
             _wake(self._woken)
-
-    async def _news(self, timeout: float) -> None:
-        """Return when told, or after ``timeout`` seconds; wait_for() would cost a task more."""
-        loop = asyncio.get_running_loop()
-        self._woken = loop.create_future()
-        timer = loop.call_later(timeout, _wake, self._woken)
-        try:
-            await self._woken
-        finally:
-            timer.cancel()
-            self._woken = None
 
 
 def _wake(future: asyncio.Future[None]) -> None:
