@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from psycopg.pq import TransactionStatus
@@ -15,6 +16,7 @@ from taskiq_pg_json.store.pipeline import Pipeline
 from taskiq_pg_json.store.wire import Wire
 
 if TYPE_CHECKING:
+    from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
 
 KEEP_FOR = 30.0
@@ -122,7 +124,13 @@ class KeptConnections:
         wire.release()
         del self._keep_until[wire]
         # In a task of its own: the pool loses a connection if its caller is cancelled.
-        task = asyncio.get_running_loop().create_task(self._pool.putconn(wire.connection))
+        connection = wire.connection
+        task = asyncio.get_running_loop().create_task(self._pool.putconn(connection))
         self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
+        task.add_done_callback(partial(self._returned, connection))
         await asyncio.shield(task)
+
+    def _returned(self, connection: AsyncConnection[Any], task: asyncio.Task[None]) -> None:
+        self._returning.discard(task)
+        if task.cancelled():  # as every task is, at the end: the pool may never have had it
+            connection.pgconn.finish()
