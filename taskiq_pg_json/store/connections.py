@@ -191,7 +191,7 @@ class Connections:
             raise
         finally:
             if not kept.keep(wire):
-                await kept.give_back(wire)
+                await kept.let_go(wire)
 
     async def execute_light(self, statement: bytes, values: Mapping[str, object]) -> None:
         """Run a statement that takes the server about as long as its values take Python.

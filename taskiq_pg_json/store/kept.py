@@ -75,7 +75,7 @@ class KeptConnections:
     async def give_back(self, wire: Wire) -> None:
         """Keep the connection, or let the pool have it."""
         if not self.keep(wire):
-            await self._let_go(wire)
+            await self.let_go(wire)
 
     async def start_pipeline(self, timeout: float | None) -> Pipeline | None:
         """Start the pipeline, unless another task has done so meanwhile.
@@ -88,7 +88,7 @@ class KeptConnections:
             if self.pipeline is None:
                 self.pipeline = Pipeline(wire)
                 return self.pipeline
-        except BaseException:
+        except BaseException:  # whatever it is, nobody else would give the connection back
             await self.give_back(wire)
             raise
         await self.give_back(wire)
@@ -105,14 +105,14 @@ class KeptConnections:
     async def check(self) -> None:
         """Give all that are idle to the pool, and have it replace those that were lost."""
         while self._idle:
-            await self._let_go(self._idle.pop())
+            await self.let_go(self._idle.pop())
         await self._pool.check()
 
     async def close(self) -> None:
         """Give back all that are idle, and keep none from now on."""
         self._open = False
         while self._idle:
-            await self._let_go(self._idle.pop())
+            await self.let_go(self._idle.pop())
 
     def give_up(self) -> None:
         """Close all, where the event loop can no more."""
@@ -120,7 +120,8 @@ class KeptConnections:
         for wire in self._keep_until:
             wire.connection.pgconn.finish()
 
-    async def _let_go(self, wire: Wire) -> None:
+    async def let_go(self, wire: Wire) -> None:
+        """Let the pool have the connection, and replace it if it is lost."""
         wire.release()
         del self._keep_until[wire]
         # In a task of its own: the pool loses a connection if its caller is cancelled.

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _DEPTH = 2  # statements under way; with more the batches become small
 _LONG = 0.1  # seconds after which nothing more is sent behind a statement
 _TOO_LONG = 1.0  # seconds after which one that others wait behind is cancelled
-_CANCEL_TIMEOUT = 5.0  # seconds
 
 
 class _Sent:
@@ -123,7 +122,7 @@ class Pipeline:
             pgconn.send_query_prepared(name, bound.parameters, bound.formats, Format.BINARY)
             pgconn.pipeline_sync()
             self.wire.flush()
-        except BaseException:
+        except BaseException:  # whatever it is, what has been sent cannot be taken back
             sent.abandon()
             self._lost(psycopg.OperationalError("a statement was sent in part"))
             raise
@@ -192,7 +191,7 @@ class Pipeline:
         self._cancels += 1
         try:
             with suppress(psycopg.Error):  # it is tried again at the next look
-                await self.wire.connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+                await self.wire.cancel()
         finally:
             self._cancels -= 1
 

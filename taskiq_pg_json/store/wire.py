@@ -250,10 +250,18 @@ class Wire:
             if pgconn.notify_handler is not None:
                 pgconn.notify_handler(notification)
 
+    async def cancel(self) -> None:
+        """Ask the server to give up what it is doing for this connection.
+
+        Raises:
+            psycopg.Error: it could not be asked.
+        """
+        await self.connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+
     async def _interrupt(self) -> None:
         """Have the server give up the statement, so that the connection can be used again."""
         try:
-            await self.connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+            await self.cancel()
             await asyncio.wait_for(self._answer(), _CANCEL_TIMEOUT)
         except BaseException as error:
             self.release()
