@@ -15,6 +15,7 @@ from taskiq_pg_json.serializer.forms import (
     ScalarForm,
     is_exact,
 )
+from taskiq_pg_json.serializer.text import EXACT_BELOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,6 +44,7 @@ class _Source:
         self._lines = ["def matches(value):"]
         self._names: dict[str, Any] = {
             "settled": SETTLED,
+            "exact_below": EXACT_BELOW,
             "is_exact": is_exact,
             "is_long": is_long,
         }
@@ -73,7 +75,8 @@ class _Source:
     def _condition(self, name: str, form: Form) -> str:
         """What is asked of a value before it is looked into."""
         if isinstance(form, ScalarForm):
-            return f"(type({name}) in settled or is_exact({name}))"
+            positive = f"type({name}) is float and 0.0 < {name} < exact_below"  # as most are
+            return f"(type({name}) in settled or {positive} or is_exact({name}))"
         if isinstance(form, LeafForm):
             check = LEAVES[form.cls][1]
             condition = f"type({name}) is {self._constant(form.cls)}"
