@@ -20,6 +20,7 @@ from taskiq_pg_json import (
     ConfigurationError,
     InvalidTaskIdError,
     JsonbResultBackend,
+    JsonSerializer,
     Outcome,
     ResultDecodeError,
     ResultIsMissingError,
@@ -27,6 +28,13 @@ from taskiq_pg_json import (
     TaskiqPgJsonError,
     TaskNotFoundError,
 )
+
+
+class Wrapping(JsonSerializer):
+    def decode(self, row, *, task_id):
+        return {
+            key: {"wrapped": value} for key, value in super().decode(row, task_id=task_id).items()
+        }
 
 
 class TestResults:
@@ -77,6 +85,11 @@ class TestResults:
         assert got.error.args == ("shelf", 3)
         with pytest.raises(KeyError, match="shelf"):
             got.raise_for_error()
+
+    @pytest.mark.parametrize("value", [1, {"b": 1, "a": 2}, (1,)])
+    async def test_a_serializer_that_decodes_in_its_own_way_is_asked(self, start, value):
+        backend = await start(serializer=Wrapping())
+        assert await stored(backend, value) == {"wrapped": value}
 
     async def test_the_log_comes_only_when_it_is_asked_for(self, backend):
         await backend.set_result("id", finished(1, log="line 1\nlïne 2"))

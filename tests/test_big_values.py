@@ -56,9 +56,14 @@ async def test_a_big_result_does_not_stall_small_ones(store):
     assert ended[-1] == "big"
 
 
+WIDE = "\N{PARTY POPPER}"
+"""Makes four bytes in memory of each character of a text."""
+
+
 @pytest.mark.skipif(not STATUS.exists(), reason="needs Linux's /proc to measure memory")
-async def test_memory_stays_within_a_small_multiple_of_the_value(store):
-    value = incompressible(16 * MEGABYTE)
+@pytest.mark.parametrize("end", ["", WIDE])
+async def test_memory_stays_within_a_small_multiple_of_the_value(store, end):
+    value = incompressible(16 * MEGABYTE) + end
     await store.set_result("warm", Outcome(return_value=1))
     before = reset_peak()
     await store.set_result("big", Outcome(return_value=value))

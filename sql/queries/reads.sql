@@ -1,16 +1,22 @@
 -- get_results --
 -- What tasks returned or raised, of those that have ended and are no larger than asked for (NULL is
--- any size; measured as stored, without reading the value). JSON as UTF-8 bytes, whatever the client's
--- encoding.
-SELECT wanted.id, result.status, convert_to(result.return_value::text, 'UTF8'),
-       convert_to(result.error::text, 'UTF8'), convert_to(result.labels::text, 'UTF8'),
-       result.log, result.execution_time, convert_to(result.types::text, 'UTF8'), result.pickled
+-- any size; measured as stored, without reading the value).
+SELECT wanted.id, result.status, result.log, result.execution_time, result.pickled, {result_columns}
 FROM {batch}
 WHERE result.finished_at IS NOT NULL AND (result.expires_at > now()) IS NOT FALSE
   AND (%(max_bytes)b::int IS NULL
        OR coalesce(pg_column_size(result.return_value), 0)
           + coalesce(pg_column_size(result.error), 0)
           + coalesce(pg_column_size(result.pickled), 0) <= %(max_bytes)b::int);
+
+-- result_columns --
+-- JSON as text, which costs less to send and to read than as bytes.
+result.return_value::text, result.error::text, result.labels::text, result.types::text
+
+-- heavy_result_columns --
+-- JSON as UTF-8 bytes: of a large text Python would make up to four times as many.
+convert_to(result.return_value::text, 'UTF8'), convert_to(result.error::text, 'UTF8'),
+       convert_to(result.labels::text, 'UTF8'), convert_to(result.types::text, 'UTF8')
 
 -- are_ready --
 -- Which of the tasks have ended.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orjson import loads
 
@@ -33,6 +34,12 @@ _DICTS = {dict}
 _tuple = tuple.__new__  # a named one's own takes twice as long
 _FRAME = 64
 """More bytes than a container has in a sidecar beside its keys, and in itself when it is empty."""
+
+
+class Unread(Enum):
+    """Stands for a value that the reader of all rows has to read."""
+
+    VALUE = 0
 
 
 class _NotPlainError(Exception):
@@ -174,3 +181,23 @@ def read_plain(row: EncodedRow) -> dict[str, object] | None:
     except Exception:  # noqa: BLE001 - the reader of all other rows finds out, and says where
         return None
     return values
+
+
+def read_alone(
+    column: str, data: bytes | str, types: bytes | str | None
+) -> object | Literal[Unread.VALUE]:
+    """The value of a column when no other of its row is read, without a row around it.
+
+    ``Unread.VALUE`` where ``read_plain`` has None.
+    """
+    try:
+        value: object = loads(data)
+        if types is None or value is None:
+            return value
+        readers = sidecar.readers(types)
+        if readers is None:
+            return Unread.VALUE
+        read = readers.get(column)
+        return value if read is None else read(value)
+    except Exception:  # noqa: BLE001 - likewise
+        return Unread.VALUE

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from taskiq_pg_json.serializer.prepared import Read
 
 _SMALL = 1_024
+_TEXTS = frozenset({bytes, str})
 _REMEMBERED = 1_024
 
 
@@ -31,7 +32,7 @@ def shared(data: bytes) -> dict[str, object] | None:
 
 
 @lru_cache(_REMEMBERED)
-def _nodes(data: bytes) -> dict[str, object] | None:
+def _nodes(data: bytes | str) -> dict[str, object] | None:
     try:
         types = orjson.loads(data)
     except ValueError:
@@ -39,12 +40,12 @@ def _nodes(data: bytes) -> dict[str, object] | None:
     return types if is_sidecar(types) and "parts" not in types else None
 
 
-def readers(data: bytes) -> dict[str, Read] | None:
+def readers(data: bytes | str) -> dict[str, Read] | None:
     """The readers of columns; None for a sidecar that is not shared or needs the decoder."""
-    return _readers(data) if type(data) is bytes and len(data) <= _SMALL else None
+    return _readers(data) if type(data) in _TEXTS and len(data) <= _SMALL else None
 
 
 @lru_cache(_REMEMBERED)
-def _readers(data: bytes) -> dict[str, Read] | None:
+def _readers(data: bytes | str) -> dict[str, Read] | None:
     nodes = _nodes(data)
     return None if nodes is None else prepared.readers(nodes)

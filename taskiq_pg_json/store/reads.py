@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from taskiq_pg_json.records import Progress, Status, TaskRecord
 from taskiq_pg_json.schema import queries
+from taskiq_pg_json.serializer.json_serializer import JsonSerializer
+from taskiq_pg_json.serializer.plainrows import Unread, read_alone
 from taskiq_pg_json.serializer.protocol import EncodedRow
 from taskiq_pg_json.store.batching import MicroBatcher
 from taskiq_pg_json.store.statements import BatchStatement
@@ -25,19 +27,20 @@ MadeT = TypeVar("MadeT")
 
 _FAILURE = Status.FAILURE.value
 _HEAVY_BYTES = 1 << 20  # as stored, which may be compressed
-_tuple = tuple.__new__  # a named one's own takes twice as long
 
+Json = str | bytes
+"""JSON text: bytes where it may be large."""
 
 StoredResult = tuple[
     str,
     str,
-    bytes | None,
-    bytes | None,
-    bytes | None,
     str | None,
     float | None,
     bytes | None,
-    bytes | None,
+    Json | None,
+    Json | None,
+    Json | None,
+    Json | None,
 ]
 """The columns of ``get_results``: a name for each would cost as much as fetching the row."""
 
@@ -99,8 +102,12 @@ class Reader:
     ) -> None:
         self._connections = connections
         self._decode = serializer.decode
+        self._reads_alone = type(serializer) is JsonSerializer
         statements = queries()
-        self._get_results = BatchStatement(names, "get_results", "results")
+        self._get_results, self._get_heavy_result = (
+            BatchStatement(names, "get_results", "results", result_columns=columns)
+            for columns in ("result_columns", "heavy_result_columns")
+        )
         self._are_ready = BatchStatement(names, "are_ready", "results")
         self._get_progress = BatchStatement(names, "get_progress", "progress")
         self._get_records = names.statement(
@@ -123,7 +130,8 @@ class Reader:
 
     async def heavy_result(self, task_id: str) -> StoredResult | None:
         """Return what a task left that is too large to share a statement."""
-        return (await self._fetch_results([task_id], None)).get(task_id)
+        found = await self._fetch_results(self._get_heavy_result, [task_id], None)
+        return found.get(task_id)
 
     async def ready_among(self, task_ids: Sequence[str]) -> set[str]:
         """Return those of the tasks that have ended, in one statement."""
@@ -159,13 +167,15 @@ class Reader:
         Raises:
             ResultDecodeError: what stands in the row cannot be decoded.
         """
-        task_id, status, return_value, error, labels, log, seconds, types, pickled = stored
-        columns = {} if return_value is None else {"return_value": return_value}
-        if error is not None:
-            columns["error"] = error
-        if labels is not None:
-            columns["labels"] = labels
-        row = _tuple(EncodedRow, (columns, types, pickled))
+        task_id, status, log, seconds, pickled, return_value, error, labels, types = stored
+        # As most are: a return value, and nothing beside it.
+        if self._reads_alone and error is labels is pickled is None and return_value is not None:
+            value = read_alone("return_value", return_value, types)
+            if value is not Unread.VALUE:
+                return make(value, None, status == _FAILURE, {}, log, seconds or 0.0)
+        found = {"return_value": return_value, "error": error, "labels": labels}
+        columns = {name: _utf8(text) for name, text in found.items() if text is not None}
+        row = EncodedRow(columns, None if types is None else _utf8(types), pickled)
         values = self._decode(row, task_id=task_id)
         return make(
             values.get("return_value"),
@@ -225,7 +235,7 @@ class Reader:
     async def _flush_results(
         self, task_ids: Sequence[str]
     ) -> Sequence[StoredResult | Heavy | None]:
-        found: dict[str, StoredResult] = await self._fetch_results(task_ids, _HEAVY_BYTES)
+        found = await self._fetch_results(self._get_results, task_ids, _HEAVY_BYTES)
         if len(found) == len(task_ids):
             return list(map(found.get, task_ids))
         missing = [task_id for task_id in task_ids if task_id not in found]
@@ -233,10 +243,10 @@ class Reader:
         return [found.get(task_id) or heavy.get(task_id) for task_id in task_ids]
 
     async def _fetch_results(
-        self, task_ids: Sequence[str], max_bytes: int | None
+        self, statement: BatchStatement, task_ids: Sequence[str], max_bytes: int | None
     ) -> dict[str, StoredResult]:
-        statement, values = self._get_results.of_ids(task_ids)
-        rows = await self._connections.execute(statement, values | {"max_bytes": max_bytes})
+        text, values = statement.of_ids(task_ids)
+        rows = await self._connections.execute(text, values | {"max_bytes": max_bytes})
         return {row[0]: row for row in rows}
 
     async def _flush_ready(self, task_ids: Sequence[str]) -> Sequence[bool]:
@@ -247,6 +257,10 @@ class Reader:
         rows = await self._connections.execute(*self._get_progress.of_ids(task_ids))
         found = {row[0]: StoredProgress._make(row) for row in rows}
         return [found.get(task_id) for task_id in task_ids]
+
+
+def _utf8(text: Json) -> bytes:
+    return text.encode() if isinstance(text, str) else text
 
 
 def _in_utc(moment: datetime | None) -> datetime | None:

@@ -25,12 +25,14 @@ class BatchStatement:
         names: what the query's placeholders are bound to.
         query: the query's name.
         source: the two forms of its batch are named ``{source}_one`` and ``{source}_many``.
+        fragments: what else stands in the query, by its placeholder: the names of queries.
     """
 
-    def __init__(self, names: Names, query: str, source: str) -> None:
+    def __init__(self, names: Names, query: str, source: str, **fragments: str) -> None:
         text = queries()
-        self._one = names.statement(text[query], batch=text[f"{source}_one"])
-        self._many = names.statement(text[query], batch=text[f"{source}_many"])
+        parts = {placeholder: text[name] for placeholder, name in fragments.items()}
+        self._one = names.statement(text[query], batch=text[f"{source}_one"], **parts)
+        self._many = names.statement(text[query], batch=text[f"{source}_many"], **parts)
 
     def of_rows(self, rows: Sequence[RowT]) -> tuple[bytes, dict[str, object]]:
         """Return the statement and its values for rows, whose fields name the parameters."""
