@@ -21,6 +21,7 @@ from taskiq_pg_json import (
     WaitTimeoutError,
 )
 from taskiq_pg_json.store import listen
+from taskiq_pg_json.store.reads import Reader
 
 NEVER = 3600.0
 
@@ -196,6 +197,111 @@ async def test_the_listener_outlives_a_dsn_that_fails_for_a_while(
             await eventually(lambda: not failures)
             await asyncio.wait_for(store._listener._hearing.wait(), 10)
     assert caplog.text.count("no password yet") == 2
+
+
+@pytest.fixture
+async def deaf_store(dsn, table_name, monkeypatch):
+    """A store that hears nothing until its gate is opened, and whose subscribers never poll."""
+    monkeypatch.setattr(listen, "SAFETY_POLL", NEVER)
+    async with ResultStore(dsn, table_name=table_name) as store:
+        connect, store.gate = store._connections.connect, asyncio.Event()
+
+        async def connect_later():
+            await store.gate.wait()
+            return await connect()
+
+        monkeypatch.setattr(store._connections, "connect", connect_later)
+        yield store
+
+
+async def finish_unheard(dsn, table_name, ids):
+    async with ResultStore(dsn, table_name=table_name, notify=False) as other:
+        await finish(other, ids, 0)
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """The ids of every look that a store takes at which tasks have ended."""
+    found = []
+    look = Reader.ready_among
+
+    async def noted(reader, task_ids):
+        found.append(sorted(task_ids))
+        return await look(reader, task_ids)
+
+    monkeypatch.setattr(Reader, "ready_among", noted)
+    return found
+
+
+async def test_one_look_tells_all_what_ended_before_anything_could_be_heard(
+    looks, deaf_store, dsn, table_name, monkeypatch
+):
+    monkeypatch.setattr(listen, "POLL", NEVER)
+    ids = new_ids(20)
+    waits = [asyncio.create_task(deaf_store.is_ready(id_, NEVER)) for id_ in ids]
+    await eventually(lambda: sum(map(len, looks)) == 20)
+    await finish_unheard(dsn, table_name, ids[:15])
+    looks.clear()
+    deaf_store.gate.set()
+    assert await asyncio.wait_for(asyncio.gather(*waits[:15]), 10) == [True] * 15
+    await finish(deaf_store, ids[15:], 0)
+    assert await asyncio.wait_for(asyncio.gather(*waits[15:]), 10) == [True] * 5
+    assert looks == [sorted(ids)]
+
+
+async def test_whoever_polled_stops_once_notifications_arrive(looks, deaf_store):
+    ids = new_ids(3)
+    waits = [asyncio.create_task(deaf_store.is_ready(id_, NEVER)) for id_ in ids]
+    await eventually(lambda: sum(map(len, looks)) >= 9)
+    deaf_store.gate.set()
+    await deaf_store._listener._hearing.wait()
+    looks.clear()
+    await asyncio.sleep(5 * listen.POLL)
+    assert looks == [sorted(ids)]
+    for wait in waits:
+        wait.cancel()
+
+
+async def test_all_look_by_themselves_where_one_look_for_all_fails(
+    deaf_store, dsn, table_name, monkeypatch
+):
+    async def fail(_):
+        raise LookupError("no password yet")
+
+    monkeypatch.setattr(listen, "POLL", NEVER)
+    monkeypatch.setattr(deaf_store._listener, "_ended_among", fail)
+    ids = new_ids(3)
+    waiting = asyncio.create_task(deaf_store.wait(ids))
+    await asyncio.sleep(0.2)
+    await finish_unheard(dsn, table_name, ids)
+    deaf_store.gate.set()
+    assert set(await asyncio.wait_for(waiting, 10)) == set(ids)
+
+
+async def test_progress_that_was_reported_before_it_could_be_heard_is_seen(
+    deaf_store, dsn, table_name, monkeypatch
+):
+    monkeypatch.setattr(listen, "POLL", NEVER)
+    watching = asyncio.create_task(anext(deaf_store.watch_progress("id")))
+    await asyncio.sleep(0.2)
+    async with ResultStore(dsn, table_name=table_name, notify=False) as other:
+        await other.set_progress("id", Progress("half"))
+    deaf_store.gate.set()
+    assert (await asyncio.wait_for(watching, 10)).state == "half"
+
+
+async def test_nobody_looks_for_what_does_not_concern_them(looks, hearing_store, dsn, table_name):
+    ids = new_ids(3)
+    waits = [asyncio.create_task(hearing_store.is_ready(ids[0], NEVER))]
+    waits += [asyncio.create_task(hearing_store.wait(ids))]
+    await eventually(lambda: len(looks) == 2)
+    await hearing_store.set_progress(ids[0], Progress("half"))  # which none of them watches
+    async with ResultStore(dsn, table_name=table_name) as other:  # which finds out if it hears
+        with other._listener.subscribed(()):
+            await asyncio.wait_for(other._listener._hearing.wait(), 10)
+    await finish(hearing_store, ids, 0.2)
+    await asyncio.gather(*waits)
+    assert len(looks) == 2
 
 
 async def test_garbage_on_the_channel_disturbs_nobody(hearing_store, admin):

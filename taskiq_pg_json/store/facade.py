@@ -360,6 +360,8 @@ class ResultStore(Searchable):
             lanes=_WRITE_LANES,
         )
         self._reader = Reader(self._connections, self.names, self.serializer, lanes=_READ_LANES)
-        self._listener = Listener(self._connections, self.names, enabled=self._notify)
+        self._listener = Listener(
+            self._connections, self.names, self._reader.ready_among, enabled=self._notify
+        )
         self._waiter = Waiter(self._reader, self._listener)
         self._connect_queries(self._connections, self.names, self.serializer, self._reader)

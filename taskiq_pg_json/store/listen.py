@@ -15,7 +15,7 @@ from taskiq_pg_json.schema import PlainCursor, queries
 from taskiq_pg_json.store.announce import EVERYTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from typing_extensions import Self
 
@@ -26,29 +26,52 @@ logger = logging.getLogger("taskiq_pg_json")
 
 SAFETY_POLL = 5.0  # seconds between looks where notifications arrive
 POLL = 0.1  # seconds between looks where they do not
+_PROBE = "?"
+"""How a notification begins with which a listener finds out whether it hears anything."""
+
 _PROBE_TIMEOUT = 2.0  # seconds
 _RECONNECT = 1.0  # seconds
+
+
+Subscribers = dict[str, "list[Subscription]"]
+"""By the id of the task that they want to hear of."""
 
 
 class Subscription:
     """What is heard of some tasks, within a ``with`` block, since the last look."""
 
-    __slots__ = ("_ended", "_heard", "_listener", "_look_again", "_task_ids", "_woken")
+    __slots__ = ("_ended", "_heard", "_listener", "_look_again", "_of", "_task_ids", "_woken")
 
-    def __init__(self, listener: Listener, task_ids: tuple[str, ...]) -> None:
+    def __init__(
+        self, listener: Listener, task_ids: tuple[str, ...], of: tuple[Subscribers, ...]
+    ) -> None:
         self._listener = listener
         self._task_ids = task_ids
+        self._of = of
         self._heard = False
         self._ended: set[str] | None = None
-        self._look_again = True
+        self._look_again = False
         self._woken: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
-        self._listener.add(self, self._task_ids)
+        self._listener.listen()
+        for subscribers in self._of:
+            for task_id in self._task_ids:
+                others = subscribers.get(task_id)
+                if others is None:
+                    subscribers[task_id] = [self]
+                else:
+                    others.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.remove(self, self._task_ids)
+        for subscribers in self._of:
+            for task_id in self._task_ids:
+                everybody = subscribers[task_id]
+                if len(everybody) > 1:
+                    everybody.remove(self)
+                else:
+                    del subscribers[task_id]
 
     async def changes(self, timeout: float | None = None) -> tuple[set[str], bool]:
         """Wait for news, for ``timeout`` seconds at most.
@@ -56,6 +79,7 @@ class Subscription:
         Returns the ids that have ended, and whether to look for others: because something else
         may have happened meanwhile, or because it is time to.
         """
+        is_time = False
         if not self._heard:
             poll = self._listener.poll_interval
             loop = asyncio.get_running_loop()
@@ -69,7 +93,9 @@ class Subscription:
             finally:
                 timer.cancel()
                 self._woken = None
-        ended, look_again = self._ended or set(), self._look_again or not self._heard
+            # Where notifications have begun to arrive meanwhile, the listener has looked for all.
+            is_time = not self._heard and self._listener.poll_interval <= poll
+        ended, look_again = self._ended or set(), self._look_again or is_time
         self._heard = False
         self._ended, self._look_again = None, False
         return ended, look_again
@@ -95,20 +121,37 @@ def _wake(future: asyncio.Future[None]) -> None:
 class Listener:
     """Opens its connection when first asked, and again whenever it is lost.
 
-    After each connection every subscriber looks again, so that nothing told meanwhile is missed.
-    Where notifications do not arrive, as behind a pooler in transaction mode, subscribers poll.
+    When it hears, it looks once for all who have subscribed by then, so that nothing told meanwhile
+    is missed. Where notifications do not arrive, as behind a pooler in transaction mode,
+    subscribers poll.
+
+    Args:
+        connections: where it connects to.
+        names: the channels'.
+        ended_among: says which of many tasks have ended.
+        enabled: whether to listen at all.
     """
 
-    def __init__(self, connections: Connections, names: Names, *, enabled: bool) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        names: Names,
+        ended_among: Callable[[Sequence[str]], Awaitable[set[str]]],
+        *,
+        enabled: bool,
+    ) -> None:
         self._connections = connections
+        self._ended_among = ended_among
         self._enabled = enabled
         self._statements = [
             names.bind(queries()[name]) for name in ("listen_results", "listen_progress")
         ]
         self._notify = names.statement(queries()["notify"])
         self._ended_channel = names.channel("ended")
-        self._subscriptions: dict[str, list[Subscription]] = {}
+        self._subscribers: Subscribers = {}
+        self._watchers: Subscribers = {}  # of progress, who are subscribers too
         self._task: asyncio.Task[None] | None = None
+        self._look: asyncio.Task[None] | None = None
         self._probe = ""
         self._hearing = asyncio.Event()
 
@@ -117,37 +160,24 @@ class Listener:
         """How long, in seconds, a subscriber may go without a look."""
         return SAFETY_POLL if self._hearing.is_set() else POLL
 
-    def subscribed(self, task_ids: Iterable[str]) -> Subscription:
-        """Hear of these tasks for the time of a ``with`` block."""
-        return Subscription(self, tuple(task_ids))
+    def subscribed(self, task_ids: Iterable[str], *, progress: bool = False) -> Subscription:
+        """Hear of the end of these tasks, or of progress too, for the time of a ``with`` block."""
+        of = (self._subscribers, self._watchers) if progress else (self._subscribers,)
+        return Subscription(self, tuple(task_ids), of)
 
-    def add(self, subscription: Subscription, task_ids: Iterable[str]) -> None:
-        """Tell the subscription of these tasks from now on."""
+    def listen(self) -> None:
+        """Open the connection, unless that has been done."""
         if self._enabled and self._task is None and self._connections.is_open:
             self._task = asyncio.get_running_loop().create_task(self._listen())
-        for task_id in task_ids:
-            subscribers = self._subscriptions.get(task_id)
-            if subscribers is None:
-                self._subscriptions[task_id] = [subscription]
-            else:
-                subscribers.append(subscription)
-
-    def remove(self, subscription: Subscription, task_ids: Iterable[str]) -> None:
-        """Tell it no more."""
-        for task_id in task_ids:
-            subscribers = self._subscriptions[task_id]
-            if len(subscribers) > 1:
-                subscribers.remove(subscription)
-            else:
-                del self._subscriptions[task_id]
 
     async def close(self) -> None:
         """Close the connection, and have every subscriber look once more."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        for task in (self._task, self._look):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        self._task = self._look = None
         self._hearing.clear()
         self._tell_all()
 
@@ -171,7 +201,7 @@ class Listener:
         """Hear until the connection is lost; False if it turns out that nothing can be heard."""
         for statement in self._statements:
             await PlainCursor(connection).execute(statement)
-        self._probe = f"?{secrets.token_hex(8)}"
+        self._probe = _PROBE + secrets.token_hex(8)
         await self._connections.execute(
             self._notify, {"channel": self._ended_channel, "payloads": [self._probe]}
         )
@@ -190,20 +220,40 @@ class Listener:
 
     def _hear(self, notification: psycopg.Notify) -> None:
         payload = notification.payload
-        if payload == self._probe:
-            self._hearing.set()
+        if payload.startswith(_PROBE):
+            if payload == self._probe:  # and not another process's
+                self._hearing.set()
+                self._look = asyncio.get_running_loop().create_task(self._look_for_all())
+            return
         task_ids = _ids(payload)
         if task_ids is None:
             self._tell_all()
             return
         has_ended = notification.channel == self._ended_channel
+        subscribers = self._subscribers if has_ended else self._watchers
         for task_id in task_ids:
-            for subscription in self._subscriptions.get(task_id, ()):
+            for subscription in subscribers.get(task_id, ()):
                 subscription.tell(task_id if has_ended else None)
 
+    async def _look_for_all(self) -> None:
+        """Tell all what they may have missed until now."""
+        if not self._subscribers:
+            return
+        try:
+            ended = await self._ended_among(list(self._subscribers))
+        except Exception:  # noqa: BLE001 - whoever waits finds out by themselves
+            self._tell_all()
+            return
+        for task_id in ended:
+            for subscription in self._subscribers.get(task_id, ()):
+                subscription.tell(task_id)
+        for watchers in self._watchers.values():
+            for subscription in watchers:
+                subscription.tell()
+
     def _tell_all(self) -> None:
-        for subscriptions in list(self._subscriptions.values()):
-            for subscription in subscriptions:
+        for subscribers in list(self._subscribers.values()):
+            for subscription in subscribers:
                 subscription.tell()
 
 

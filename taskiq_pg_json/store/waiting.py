@@ -98,7 +98,7 @@ class Waiter:
     async def progress(self, task_id: str) -> AsyncIterator[Progress]:
         """Yield a task's progress whenever it has changed, until the task has ended."""
         last: Progress | None = None
-        with self._listener.subscribed([task_id]) as subscription:
+        with self._listener.subscribed([task_id], progress=True) as subscription:
             while True:
                 has_ended = await self._reader.ready.submit(task_id)
                 stored = await self._reader.progress.submit(task_id)
