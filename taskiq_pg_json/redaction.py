@@ -152,11 +152,15 @@ class Redactor:
         fields = value if issubclass(kind, Mapping) else _fields(value)
         return value if fields is None else self._hidden(fields)
 
-    def _items(self, values: Iterable[Any]) -> list[Any]:
+    def _items(self, values: Sequence[Any]) -> list[Any]:
+        if _ATOMS.issuperset(map(type, values)):  # as most are
+            return list(values)
         return [self._copied(value) for value in values]
 
     def _hidden(self, mapping: Mapping[Any, Any]) -> dict[Any, Any]:
         names = self._names
+        if not names and _ATOMS.issuperset(map(type, mapping.values())):
+            return dict(mapping)
         return {
             key: REDACTED if key in names else self._copied(child) for key, child in mapping.items()
         }
