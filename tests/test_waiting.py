@@ -226,8 +226,9 @@ def looks(monkeypatch):
     look = Reader.ready_among
 
     async def noted(reader, task_ids):
+        ended = await look(reader, task_ids)
         found.append(sorted(task_ids))
-        return await look(reader, task_ids)
+        return ended
 
     monkeypatch.setattr(Reader, "ready_among", noted)
     return found
@@ -276,6 +277,42 @@ async def test_all_look_by_themselves_where_one_look_for_all_fails(
     await finish_unheard(dsn, table_name, ids)
     deaf_store.gate.set()
     assert set(await asyncio.wait_for(waiting, 10)) == set(ids)
+
+
+async def never(_):
+    await asyncio.Event().wait()
+
+
+async def test_the_last_look_is_taken_though_the_listener_is_looking_for_all(
+    deaf_store, dsn, table_name, monkeypatch
+):
+    monkeypatch.setattr(listen, "POLL", NEVER / 2)  # less than when it hears
+    monkeypatch.setattr(deaf_store._listener, "_ended_among", never)
+    waiting = asyncio.create_task(deaf_store.is_ready("id", 1.0))
+    await asyncio.sleep(0.2)
+    deaf_store.gate.set()
+    await deaf_store._listener._hearing.wait()
+    await finish_unheard(dsn, table_name, ["id"])
+    assert await asyncio.wait_for(waiting, 10)
+
+
+async def test_no_look_for_all_outlives_the_store(deaf_store, admin, monkeypatch):
+    monkeypatch.setattr(listen, "_RECONNECT", 0.05)
+    monkeypatch.setattr(deaf_store._listener, "_ended_among", never)
+    waiting = asyncio.create_task(deaf_store.is_ready("id", NEVER))
+    deaf_store.gate.set()
+    for count in (1, 2):
+        await eventually(lambda count=count: len(looks_for_all()) == count)
+        pid = await listener_pid(admin, deaf_store.names)
+        admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+    await deaf_store.shutdown()
+    assert looks_for_all() == []
+    with pytest.raises(NotStartedError):
+        await waiting
+
+
+def looks_for_all():
+    return [task for task in asyncio.all_tasks() if "Listener._look_for_all" in repr(task)]
 
 
 async def test_progress_that_was_reported_before_it_could_be_heard_is_seen(

@@ -26,12 +26,11 @@ logger = logging.getLogger("taskiq_pg_json")
 
 SAFETY_POLL = 5.0  # seconds between looks where notifications arrive
 POLL = 0.1  # seconds between looks where they do not
-_PROBE = "?"
-"""How a notification begins with which a listener finds out whether it hears anything."""
-
 _PROBE_TIMEOUT = 2.0  # seconds
 _RECONNECT = 1.0  # seconds
 
+_PROBE = "?"
+"""How a notification begins with which a listener finds out whether it hears anything."""
 
 Subscribers = dict[str, "list[Subscription]"]
 """By the id of the task that they want to hear of."""
@@ -82,19 +81,18 @@ class Subscription:
         is_time = False
         if not self._heard:
             poll = self._listener.poll_interval
+            seconds = poll if timeout is None else min(timeout, poll)
             loop = asyncio.get_running_loop()
-            self._woken = loop.create_future()
-            # wait_for() would cost a task more
-            timer = loop.call_later(
-                poll if timeout is None else min(timeout, poll), _wake, self._woken
-            )
+            self._woken = loop.create_future()  # wait_for() would cost a task more
+            timer = loop.call_later(seconds, _wake, self._woken)
             try:
                 await self._woken
             finally:
                 timer.cancel()
                 self._woken = None
-            # Where notifications have begun to arrive meanwhile, the listener has looked for all.
-            is_time = not self._heard and self._listener.poll_interval <= poll
+            # Where notifications have begun to arrive meanwhile, the listener looks for all.
+            goes_on = self._listener.poll_interval > poll and seconds != timeout
+            is_time = not self._heard and not goes_on
         ended, look_again = self._ended or set(), self._look_again or is_time
         self._heard = False
         self._ended, self._look_again = None, False
@@ -151,7 +149,7 @@ class Listener:
         self._subscribers: Subscribers = {}
         self._watchers: Subscribers = {}  # of progress, who are subscribers too
         self._task: asyncio.Task[None] | None = None
-        self._look: asyncio.Task[None] | None = None
+        self._looks: set[asyncio.Task[None]] = set()
         self._probe = ""
         self._hearing = asyncio.Event()
 
@@ -172,14 +170,15 @@ class Listener:
 
     async def close(self) -> None:
         """Close the connection, and have every subscriber look once more."""
-        for task in (self._task, self._look):
+        # A look may have to wait for longer than until the connection is opened again.
+        for task in (self._task, *self._looks):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
-        self._task = self._look = None
+        self._task = None
         self._hearing.clear()
-        self._tell_all()
+        _tell(self._subscribers)
 
     async def _listen(self) -> None:
         while True:
@@ -194,7 +193,7 @@ class Listener:
             except Exception as error:  # noqa: BLE001 - of the server, or of the dsn's callable
                 logger.warning("The listening connection was lost, opening it again: %s", error)
             self._hearing.clear()
-            self._tell_all()
+            _tell(self._subscribers)
             await asyncio.sleep(_RECONNECT)
 
     async def _listen_on(self, connection: Connection) -> bool:
@@ -223,14 +222,16 @@ class Listener:
         if payload.startswith(_PROBE):
             if payload == self._probe:  # and not another process's
                 self._hearing.set()
-                self._look = asyncio.get_running_loop().create_task(self._look_for_all())
-            return
-        task_ids = _ids(payload)
-        if task_ids is None:
-            self._tell_all()
+                look = asyncio.get_running_loop().create_task(self._look_for_all())
+                self._looks.add(look)
+                look.add_done_callback(self._looks.discard)
             return
         has_ended = notification.channel == self._ended_channel
         subscribers = self._subscribers if has_ended else self._watchers
+        task_ids = _ids(payload)
+        if task_ids is None:
+            _tell(subscribers)
+            return
         for task_id in task_ids:
             for subscription in subscribers.get(task_id, ()):
                 subscription.tell(task_id if has_ended else None)
@@ -241,20 +242,21 @@ class Listener:
             return
         try:
             ended = await self._ended_among(list(self._subscribers))
-        except Exception:  # noqa: BLE001 - whoever waits finds out by themselves
-            self._tell_all()
+        except Exception as error:  # noqa: BLE001 - whoever waits finds out by themselves
+            logger.debug("All that wait look by themselves: %s", error)
+            _tell(self._subscribers)
             return
         for task_id in ended:
             for subscription in self._subscribers.get(task_id, ()):
                 subscription.tell(task_id)
-        for watchers in self._watchers.values():
-            for subscription in watchers:
-                subscription.tell()
+        _tell(self._watchers)
 
-    def _tell_all(self) -> None:
-        for subscribers in list(self._subscribers.values()):
-            for subscription in subscribers:
-                subscription.tell()
+
+def _tell(subscribers: Subscribers) -> None:
+    """Have all of them look."""
+    for subscriptions in list(subscribers.values()):
+        for subscription in subscriptions:
+            subscription.tell()
 
 
 def _ids(payload: str) -> list[str] | None:
