@@ -159,7 +159,7 @@ class Redactor:
 
     def _hidden(self, mapping: Mapping[Any, Any]) -> dict[Any, Any]:
         names = self._names
-        if not names and _ATOMS.issuperset(map(type, mapping.values())):
+        if not names and type(mapping) is dict and _ATOMS.issuperset(map(type, mapping.values())):
             return dict(mapping)
         return {
             key: REDACTED if key in names else self._copied(child) for key, child in mapping.items()
