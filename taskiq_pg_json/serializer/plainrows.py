@@ -183,21 +183,21 @@ def read_plain(row: EncodedRow) -> dict[str, object] | None:
     return values
 
 
-def read_alone(
-    column: str, data: bytes | str, types: bytes | str | None
+def read_return_value(
+    data: bytes | str, types: bytes | str | None
 ) -> object | Literal[Unread.VALUE]:
-    """The value of a column when no other of its row is read, without a row around it.
+    """The return value of a row when nothing else of it is read, without a row around it.
 
     ``Unread.VALUE`` where ``read_plain`` has None.
     """
     try:
         value: object = loads(data)
-        if types is None or value is None:
+        if types is None:
             return value
         readers = sidecar.readers(types)
         if readers is None:
             return Unread.VALUE
-        read = readers.get(column)
-        return value if read is None else read(value)
+        read = readers.get("return_value")
+        return value if read is None or value is None else read(value)
     except Exception:  # noqa: BLE001 - likewise
         return Unread.VALUE

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from taskiq_pg_json.records import Progress, Status, TaskRecord
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.serializer.json_serializer import JsonSerializer
-from taskiq_pg_json.serializer.plainrows import Unread, read_alone
+from taskiq_pg_json.serializer.plainrows import Unread, read_return_value
 from taskiq_pg_json.serializer.protocol import EncodedRow
 from taskiq_pg_json.store.batching import MicroBatcher
 from taskiq_pg_json.store.statements import BatchStatement
@@ -29,7 +29,7 @@ _FAILURE = Status.FAILURE.value
 _HEAVY_BYTES = 1 << 20  # as stored, which may be compressed
 
 Json = str | bytes
-"""JSON text: bytes where it may be large."""
+"""JSON text: bytes where it is large as it is stored."""
 
 StoredResult = tuple[
     str,
@@ -102,7 +102,8 @@ class Reader:
     ) -> None:
         self._connections = connections
         self._decode = serializer.decode
-        self._reads_alone = type(serializer) is JsonSerializer
+        decode = getattr(serializer.decode, "__func__", None)
+        self._decodes_plainly = decode is JsonSerializer.decode  # and in no way of its own
         statements = queries()
         self._get_results, self._get_heavy_result = (
             BatchStatement(names, "get_results", "results", result_columns=columns)
@@ -168,9 +169,9 @@ class Reader:
             ResultDecodeError: what stands in the row cannot be decoded.
         """
         task_id, status, log, seconds, pickled, return_value, error, labels, types = stored
-        # As most are: a return value, and nothing beside it.
-        if self._reads_alone and error is labels is pickled is None and return_value is not None:
-            value = read_alone("return_value", return_value, types)
+        has_no_more = error is labels is pickled is None  # as most have
+        if has_no_more and self._decodes_plainly and return_value is not None:
+            value = read_return_value(return_value, types)
             if value is not Unread.VALUE:
                 return make(value, None, status == _FAILURE, {}, log, seconds or 0.0)
         found = {"return_value": return_value, "error": error, "labels": labels}

@@ -17,7 +17,7 @@ from sameness import same
 
 from taskiq_pg_json import JsonSerializer
 from taskiq_pg_json.serializer import knownforms
-from taskiq_pg_json.serializer.plainrows import Unread, read_alone, read_plain, write_plain
+from taskiq_pg_json.serializer.plainrows import Unread, read_plain, read_return_value, write_plain
 from taskiq_pg_json.serializer.protocol import EncodedRow
 from taskiq_pg_json.serializer.rows import RowReader
 from taskiq_pg_json.serializer.writing import RowWriter
@@ -197,8 +197,11 @@ def test_both_readers_give_the_same_values(value):
     if found is not None:
         reader = RowReader(serializer._reading, serializer.fallback, row, "t")
         assert same(found, reader.read())
-    for types in (row.types, row.types and row.types.decode()):
-        alone = read_alone("return_value", row.columns["return_value"], types)
+    data, types = row.columns["return_value"], row.types
+    for alone in (
+        read_return_value(data, types),
+        read_return_value(data.decode(), types and types.decode()),
+    ):
         if found is None:
             assert alone is Unread.VALUE
         else:
@@ -230,7 +233,7 @@ def test_rows_that_others_have_changed_are_read_alike(plain, node):
     found = read_plain(row)
     assert found is not None
     assert same(found, RowReader(serializer._reading, None, row, "t").read())
-    alone = read_alone("return_value", row.columns["return_value"], row.types)
+    alone = read_return_value(row.columns["return_value"], row.types)
     assert same(alone, found["return_value"])
 
 
@@ -254,18 +257,25 @@ def test_what_is_damaged_or_unusual_is_left_to_the_decoder(plain, node):
         {"return_value": orjson.dumps(plain)}, orjson.dumps({"v": 1, "return_value": node})
     )
     assert read_plain(row) is None
-    alone = read_alone("return_value", row.columns["return_value"], row.types)
+    alone = read_return_value(row.columns["return_value"], row.types)
     assert alone is Unread.VALUE
 
 
 def test_what_the_sidecar_says_of_other_columns_is_no_matter():
     types = {"v": 1, "args": {"items": "date"}, "kwargs": ORDERED}
-    assert read_alone("return_value", b'{"a":1}', orjson.dumps(types)) == {"a": 1}
+    assert read_return_value(b'{"a":1}', orjson.dumps(types)) == {"a": 1}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", "nul", b"\xff"])
 def test_what_is_no_json_is_left_to_the_decoder(data):
-    assert read_alone("return_value", data, None) is Unread.VALUE
+    assert read_return_value(data, None) is Unread.VALUE
+
+
+@pytest.mark.parametrize("types", [b"[]", b'{"v": 2}', b"{", b'{"v": 1, "parts": []}'])
+@pytest.mark.parametrize("data", [b"null", b"1"])
+def test_no_value_is_read_beside_a_sidecar_that_is_none(data, types):
+    assert read_return_value(data, types) is Unread.VALUE
+    assert read_plain(EncodedRow({"return_value": data}, types)) is None
 
 
 @pytest.mark.parametrize(
