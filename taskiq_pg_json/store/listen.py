@@ -56,20 +56,14 @@ class Subscription:
         self._listener.listen()
         for subscribers in self._of:
             for task_id in self._task_ids:
-                others = subscribers.get(task_id)
-                if others is None:
-                    subscribers[task_id] = [self]
-                else:
-                    others.append(self)
+                subscribers.setdefault(task_id, []).append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         for subscribers in self._of:
             for task_id in self._task_ids:
-                everybody = subscribers[task_id]
-                if len(everybody) > 1:
-                    everybody.remove(self)
-                else:
+                subscribers[task_id].remove(self)
+                if not subscribers[task_id]:
                     del subscribers[task_id]
 
     async def changes(self, timeout: float | None = None) -> tuple[set[str], bool]:
@@ -178,7 +172,7 @@ class Listener:
                     await task
         self._task = None
         self._hearing.clear()
-        _tell(self._subscribers)
+        _tell(self._subscribers, self._subscribers)
 
     async def _listen(self) -> None:
         while True:
@@ -193,7 +187,7 @@ class Listener:
             except Exception as error:  # noqa: BLE001 - of the server, or of the dsn's callable
                 logger.warning("The listening connection was lost, opening it again: %s", error)
             self._hearing.clear()
-            _tell(self._subscribers)
+            _tell(self._subscribers, self._subscribers)
             await asyncio.sleep(_RECONNECT)
 
     async def _listen_on(self, connection: Connection) -> bool:
@@ -230,11 +224,9 @@ class Listener:
         subscribers = self._subscribers if has_ended else self._watchers
         task_ids = _ids(payload)
         if task_ids is None:
-            _tell(subscribers)
-            return
-        for task_id in task_ids:
-            for subscription in subscribers.get(task_id, ()):
-                subscription.tell(task_id if has_ended else None)
+            _tell(subscribers, subscribers)
+        else:
+            _tell(subscribers, task_ids, ended=has_ended)
 
     async def _look_for_all(self) -> None:
         """Tell all what they may have missed until now."""
@@ -244,19 +236,17 @@ class Listener:
             ended = await self._ended_among(list(self._subscribers))
         except Exception as error:  # noqa: BLE001 - whoever waits finds out by themselves
             logger.debug("All that wait look by themselves: %s", error)
-            _tell(self._subscribers)
+            _tell(self._subscribers, self._subscribers)
             return
-        for task_id in ended:
-            for subscription in self._subscribers.get(task_id, ()):
-                subscription.tell(task_id)
-        _tell(self._watchers)
+        _tell(self._subscribers, ended, ended=True)
+        _tell(self._watchers, self._watchers)
 
 
-def _tell(subscribers: Subscribers) -> None:
-    """Have all of them look."""
-    for subscriptions in list(subscribers.values()):
-        for subscription in subscriptions:
-            subscription.tell()
+def _tell(subscribers: Subscribers, task_ids: Iterable[str], *, ended: bool = False) -> None:
+    """Tell those who want to hear of these tasks that they have ended, or to look."""
+    for task_id in task_ids:
+        for subscription in subscribers.get(task_id, ()):
+            subscription.tell(task_id if ended else None)
 
 
 def _ids(payload: str) -> list[str] | None:
