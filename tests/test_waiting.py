@@ -201,7 +201,7 @@ async def test_the_listener_outlives_a_dsn_that_fails_for_a_while(
 
 @pytest.fixture
 async def deaf_store(dsn, table_name, monkeypatch):
-    """A store that hears nothing until its gate is opened, and whose subscribers never poll."""
+    """A store that hears nothing until its gate is opened, and from then on never polls."""
     monkeypatch.setattr(listen, "SAFETY_POLL", NEVER)
     async with ResultStore(dsn, table_name=table_name) as store:
         connect, store.gate = store._connections.connect, asyncio.Event()

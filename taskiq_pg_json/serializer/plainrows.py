@@ -199,5 +199,5 @@ def read_return_value(
             return Unread.VALUE
         read = readers.get("return_value")
         return value if read is None or value is None else read(value)
-    except Exception:  # noqa: BLE001 - likewise
+    except Exception:  # noqa: BLE001 - the reader of all other rows finds out, and says where
         return Unread.VALUE
