@@ -49,9 +49,12 @@ class Server:
 
 
 @contextmanager
-def running_postgres(directory: Path) -> Iterator[Server]:
-    """Run a new PostgreSQL with its default settings, on a unix socket."""
-    with EmbeddedPostgres(directory / "postgres") as postgres:
+def running_postgres(directory: Path, binaries: Path | None = None) -> Iterator[Server]:
+    """Run a new PostgreSQL with its default settings, on a unix socket.
+
+    Its programs are in ``binaries``; where that is None, it is the embedded one.
+    """
+    with EmbeddedPostgres(directory / "postgres", binaries=binaries) as postgres:
         with psycopg.connect(postgres.dsn) as connection:
             row = connection.execute("SELECT version()").fetchone()
             version = " ".join(str(row and row[0]).split()[:2])

@@ -39,25 +39,6 @@ class Cell:
     seconds: float
 
 
-# What matters most comes first: where the machine is slow, there is no time for the last ones.
-CELLS = (
-    Cell("small", 200, rounds=5, seconds=0.2),
-    Cell("small", 1, rounds=5, seconds=0.15),
-    Cell("medium", 200, rounds=2, seconds=0.15),
-    Cell("medium", 1, rounds=2, seconds=0.1),
-    Cell("large", 1, rounds=2, seconds=0.1),
-    Cell("small", 20, rounds=3, seconds=0.1),
-    Cell("medium", 20, rounds=2, seconds=0.1),
-    Cell("small", 2000, rounds=2, seconds=0.2),
-    Cell("medium", 2000, rounds=1, seconds=0.1),
-    Cell("large", 20, rounds=1, seconds=0.1),
-)
-QUICK_CELLS = (
-    Cell("small", 20, rounds=1, seconds=0.01),
-    Cell("small", 1, rounds=1, seconds=0.01),
-)
-
-
 def case_of(operation: str, size: str, concurrency: int) -> Case:
     """The case that ``operation`` makes of a cell."""
     return Case(operation, f"{size} at {concurrency:,}")
