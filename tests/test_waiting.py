@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
+from decimal import Decimal
 
 import pytest
 from psycopg import sql
@@ -136,6 +138,28 @@ async def test_progress_is_watched_until_the_task_has_ended(store):
     seen = [progress.meta async for progress in store.watch_progress(task_id)]
     await working
     assert seen == [{"step": 0}, {"step": 1}, {"step": 2}]
+
+
+async def test_each_report_is_seen_once_whatever_its_value_says_of_equality(store):
+    (task_id,) = new_ids(1)
+
+    async def work():
+        for meta in ({"loss": math.nan}, {"signal": Decimal("sNaN")}):
+            await store.set_progress(task_id, Progress("working", meta))
+            await asyncio.sleep(0.3)
+            other = new_ids(1)
+            await store.set_progress(other[0], Progress("working", 1))  # which wakes nobody else
+            async with store._connections.connection() as connection:
+                await connection.execute(
+                    "SELECT pg_notify(%s, %s)", [store.names.channel("progressed"), task_id]
+                )
+            await asyncio.sleep(0.3)
+        await store.set_result(task_id, Outcome())
+
+    working = asyncio.create_task(work())
+    seen = [progress.meta async for progress in store.watch_progress(task_id)]
+    await working
+    assert [list(meta) for meta in seen] == [["loss"], ["signal"]]
 
 
 async def test_a_notification_alone_ends_a_wait(hearing_store):

@@ -57,6 +57,11 @@ class StoredProgress(NamedTuple):
     percent: float | None
     text: str | None
 
+    @property
+    def reported(self) -> tuple[object, ...]:
+        """What tells one report from another; the rest is worked out of it."""
+        return self[:6]
+
 
 class StoredRecord(NamedTuple):
     """The columns of ``record_columns``, as they come from the server."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from taskiq_pg_json.records import Progress, TaskRecord
     from taskiq_pg_json.store.listen import Listener
-    from taskiq_pg_json.store.reads import Reader
+    from taskiq_pg_json.store.reads import Reader, StoredProgress
 
 _LOOK = 1.0
 """Seconds that one look at the server may take, however short the wait."""
@@ -97,15 +97,14 @@ class Waiter:
 
     async def progress(self, task_id: str) -> AsyncIterator[Progress]:
         """Yield a task's progress whenever it has changed, until the task has ended."""
-        last: Progress | None = None
+        last: StoredProgress | None = None  # values may not compare, or not equal themselves
         with self._listener.subscribed([task_id], progress=True) as subscription:
             while True:
                 has_ended = await self._reader.ready.submit(task_id)
                 stored = await self._reader.progress.submit(task_id)
-                progress = None if stored is None else self._reader.decode_progress(stored)
-                if progress is not None and progress != last:
-                    yield progress
-                    last = progress
+                if stored is not None and (last is None or stored.reported != last.reported):
+                    last = stored
+                    yield self._reader.decode_progress(stored)
                 if has_ended:
                     return
                 await subscription.changes()
