@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date, datetime, timezone
 from decimal import Decimal
 
 import pytest
@@ -18,6 +20,10 @@ broker = InMemoryBroker()
 class Basket(BaseModel):
     customer: str
     total: Decimal
+
+
+class Discounted(Basket):
+    off: Decimal
 
 
 @dataclass
@@ -117,6 +123,29 @@ async def test_a_sync_task_with_an_optional_result_types_it_too(store):
     records = {record.task_id: record for record in (await store.search(task=point)).items}
     assert records["none"].return_value is None
     assert records["some"].return_value == Point(1)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (list[date], [datetime(2020, 1, 1, tzinfo=timezone.utc)]),
+        (list[float], [Decimal("1.10"), 2]),
+        (list[set[int]], [frozenset({1})]),
+        (dict[str, list[int]], {"a": (1, 2)}),
+        (list[Basket], [Discounted(customer="c", total=1, off=2)]),
+        (Iterable[int], [1, 2]),
+    ],
+    ids=str,
+)
+async def test_a_value_whose_parts_bear_their_types_stays_as_it_is(store, annotation, value):
+    async def function():
+        raise NotImplementedError
+
+    function.__annotations__["return"] = annotation
+    task = broker.task(task_name="shop:parts")(function)
+    await finish(store, "it", value, task="shop:parts")
+    (record,) = (await store.search(task=task)).items
+    assert repr(record.return_value) == repr(value)
 
 
 async def test_a_task_without_annotation_leaves_values_alone(store):

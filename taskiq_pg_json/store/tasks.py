@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 
@@ -82,9 +83,21 @@ def coercing(task: Task[object], types: bytes | None) -> Callable[[Decode], Deco
 
 
 def _is_typed(types: bytes | None) -> bool:
+    """Whether the row says of which type any part of the return value is."""
     sidecar = json.loads(types) if types is not None else None
     node = sidecar.get("return_value") if isinstance(sidecar, dict) else None
-    return isinstance(node, str) or (isinstance(node, dict) and "type" in node)
+    return _names_a_type(node)
+
+
+def _names_a_type(node: object) -> bool:
+    if not isinstance(node, dict):
+        return isinstance(node, str)
+    children = node.get("fields")
+    return (
+        not node.keys() <= {"items", "fields", "order"}
+        or _names_a_type(node.get("items"))
+        or (isinstance(children, dict) and any(map(_names_a_type, children.values())))
+    )
 
 
 def _coerced(value: object, task: Task[object]) -> object:
@@ -92,10 +105,12 @@ def _coerced(value: object, task: Task[object]) -> object:
     if adapter is None:
         return value
     try:
-        return adapter.validate_python(value)
+        coerced: object = adapter.validate_python(value)
     except Exception as error:  # noqa: BLE001 - a validator of the user's may raise anything
         logger.warning("A result of %s does not fit its annotation: %s", task.task_name, error)
         return value
+    # Of an Iterable pydantic makes what can be read once.
+    return value if isinstance(coerced, Iterator) else coerced
 
 
 @lru_cache(maxsize=256)
