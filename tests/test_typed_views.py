@@ -332,6 +332,44 @@ async def test_a_scalar_s_view_holds_the_value(store, admin):
     assert admin.execute(f"SELECT sum(value) FROM {view}").fetchone() == (Decimal("1.25"),)
 
 
+class Rate(Enum):
+    LOW = 0.5
+    HIGH = 1.5
+
+
+class Answer(Enum):
+    YES = True
+    NO = False
+
+
+class Level(Enum):
+    LOW = 1
+    HIGH = 2
+
+
+@dataclass
+class Quote:
+    rate: Rate
+    answer: Answer
+    level: Level
+    literal: Literal[Rate.LOW, Rate.HIGH]
+
+
+async def test_members_of_an_enum_are_shown_as_they_are_stored(store, admin):
+    view = await store.create_view(task_returning(Quote))
+    quote = Quote(Rate.HIGH, Answer.YES, Level.HIGH, Rate.LOW)
+    await finish(store, "1", quote, task="shop.tasks:order")
+    found = admin.execute(f"SELECT rate, answer, level, literal FROM {view}").fetchone()
+    assert found == ("HIGH", "YES", 2, "LOW")
+
+
+@pytest.mark.parametrize("task_name", ["shop:makeQuote", "shop:Charge-Card", "shop:größe"])
+async def test_the_name_that_is_returned_can_be_used_in_sql(store, admin, task_name):
+    view = await store.create_view(task_returning(Decimal, task_name))
+    await finish(store, "1", Decimal("1.25"), task=task_name)
+    assert admin.execute(f"SELECT value FROM {view}").fetchone() == (Decimal("1.25"),)
+
+
 async def test_a_changed_model_makes_the_view_anew(store, admin):
     view = await store.create_view(task_returning(Basket))
     await store.create_view(task_returning(Basket))

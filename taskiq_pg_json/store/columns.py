@@ -113,7 +113,7 @@ def kind_of(annotation: object) -> str:
     if get_origin(bare) is Literal:
         return _common_kind(get_args(bare))
     if isinstance(bare, type) and issubclass(bare, Enum):
-        return _common_kind([member.value for member in bare])
+        return _common_kind(bare)
     return _KINDS.get(bare, "jsonb") if isinstance(bare, type) else "jsonb"
 
 
@@ -123,7 +123,9 @@ def _common_kind(values: Any) -> str:  # noqa: ANN401 - of an enum or Literal, a
 
 
 def _kind_of_value(value: object) -> str:
-    return _KINDS.get(type(value.value if isinstance(value, Enum) else value), "jsonb")
+    if isinstance(value, Enum):  # stored by its name, where its value is neither str nor int
+        return "bigint" if type(value.value) is int else "text"
+    return _KINDS.get(type(value), "jsonb")
 
 
 def _bare(annotation: object) -> Any:  # noqa: ANN401 - any annotation

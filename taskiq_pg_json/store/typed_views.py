@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from taskiq_pg_json.store.tasks import Task
 
 _LOCK_POLL = 0.05  # seconds
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 class TypedViews:
@@ -214,9 +216,11 @@ class _View:
 
     @property
     def name(self) -> str:
-        """The view's name as people write it."""
+        """The view's name as it is written in SQL."""
         schema = self.names.schema
-        return f"{schema}.{self.relation_name}" if schema else self.relation_name
+        return ".".join(
+            map(_written, [schema, self.relation_name] if schema else [self.relation_name])
+        )
 
     @property
     def comment(self) -> str:
@@ -254,6 +258,11 @@ class _View:
         if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
             return name
         return self.names.derived(f"{digest[:16]}_idx")
+
+
+def _written(identifier: str) -> str:
+    """An identifier, quoted where it would not be taken for itself."""
+    return identifier if _PLAIN.fullmatch(identifier) else sql.Identifier(identifier).as_string()
 
 
 def _check_task(task: object) -> None:
