@@ -87,7 +87,10 @@ class Redactor:
             return copied_args, copied_kwargs
         try:
             chosen_args, chosen_kwargs = self._callable(task_name, copied_args, copied_kwargs)
-            return list(chosen_args or ()), dict(chosen_kwargs or {})
+            return (
+                None if chosen_args is None else list(chosen_args),
+                None if chosen_kwargs is None else dict(chosen_kwargs),
+            )
         except Exception:  # whatever a user's function raises: the task itself must go on
             logger.exception("redact= failed: the arguments of %s are not stored.", task_name)
             return None, None

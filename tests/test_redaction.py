@@ -215,6 +215,12 @@ class TestRedaction:
         assert "the arguments of login are not stored" in caplog.text
         assert "t0ps3cret" not in caplog.text
 
+    async def test_none_in_the_place_of_either_stores_nothing_of_it(self, sent):
+        record = await sent(lambda *_: (None, {"b": 1}), "ann", "t0ps3cret", a=1)
+        assert (record.args, record.kwargs) == (None, {"b": 1})
+        record = await sent(lambda *_: (["ann"], None), "ann", "t0ps3cret", a=1)
+        assert (record.args, record.kwargs) == (["ann"], None)
+
     @pytest.mark.parametrize("answer", [None, "secret", 7, ([],), ([], {}, 1)])
     async def test_where_a_callable_answers_nonsense_no_arguments_are_stored(self, sent, answer):
         record = await sent(lambda *_: answer, "ann", "t0ps3cret")
