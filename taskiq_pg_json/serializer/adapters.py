@@ -140,7 +140,7 @@ class TaskiqSerializerAdapter:
             return self._checked_dump(value)
         except Exception as refused:  # noqa: BLE001 - a serializer of the user's own choice
             try:
-                return self._checked_dump(self._jsonable(value))
+                return self._dump_described(self._jsonable(value))
             except Exception as exc:
                 raise ResultEncodeError(
                     f"{self.name} cannot write the {column} of task {task_id!r}, neither as it is"
@@ -150,6 +150,24 @@ class TaskiqSerializerAdapter:
                     type_name=_name_of(value),
                 ) from exc
 
+    def _dump_described(self, value: object) -> bytes:
+        """JSON-able data, described where it is refused as well, such as a long int."""
+        try:
+            return self._checked_dump(value)
+        except Exception:  # noqa: BLE001 - likewise
+            return self._checked_dump(self._described(value))
+
+    def _described(self, value: object) -> object:
+        if isinstance(value, dict):
+            return {self._described(key): self._described(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return list(map(self._described, value))
+        try:
+            self._checked_dump(value)
+        except Exception:  # noqa: BLE001 - likewise
+            return self._describe(value)
+        return value
+
     def _checked_dump(self, value: object) -> bytes:
         """What the serializer makes of the value and can read: MessagePack writes odd keys."""
         data = bytes(self._serializer.dumpb(value))
@@ -158,16 +176,16 @@ class TaskiqSerializerAdapter:
         return data
 
     def _jsonable(self, value: object) -> object:
-        def describe(leaf: object) -> str:
-            warnings.warn(
-                f"{self.name} cannot hold a {_name_of(leaf)}: its repr is stored instead."
-                " JsonSerializer() keeps such values as they are.",
-                DescribedValueWarning,
-                stacklevel=2,
-            )
-            return short_repr(leaf)
+        return _to_jsonable(value, self._describe)
 
-        return _to_jsonable(value, describe)
+    def _describe(self, leaf: object) -> str:
+        warnings.warn(
+            f"{self.name} cannot hold a {_name_of(leaf)}: its repr is stored instead."
+            " JsonSerializer() keeps such values as they are.",
+            DescribedValueWarning,
+            stacklevel=2,
+        )
+        return short_repr(leaf)
 
     def _parse(self, data: bytes) -> object:
         """The JSON that the serializer wrote.

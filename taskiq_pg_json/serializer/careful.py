@@ -18,7 +18,11 @@ from taskiq_pg_json.serializer.encoder import (
     OptimismFailedError,
     OverBudgetError,
 )
-from taskiq_pg_json.serializer.leaves import PickledValueWarning, encode_unknown
+from taskiq_pg_json.serializer.leaves import (
+    IncompleteValueWarning,
+    PickledValueWarning,
+    encode_unknown,
+)
 from taskiq_pg_json.serializer.nodes import merge
 from taskiq_pg_json.serializer.plan import BUILTINS
 
@@ -170,5 +174,13 @@ class CarefulEncoder(Encoder):
             f"{''.join(self.path)}: a {cls.__module__}.{cls.__qualname__} was pickled, and cannot"
             f" be read in SQL; {way_out}",
             PickledValueWarning,
+            stacklevel=2,
+        )
+
+    def warn_of_loss(self, value: object, part: str) -> None:
+        """Tell that a value is stored without a part of it."""
+        warnings.warn(
+            f"{''.join(self.path)}: a {type(value).__qualname__} was stored without {part}",
+            IncompleteValueWarning,
             stacklevel=2,
         )

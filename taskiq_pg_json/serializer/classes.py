@@ -161,7 +161,7 @@ class Shape:
         kept = {n: v for n, v in own.items() if n in self._known or n in extras}
         lacking = [n for n in self.fields if n not in kept and n not in unset]
         if lacking:
-            kept.update(self.default_values(lacking))
+            kept.update(self.default_values(lacking, kept))
         return self.filled(self.new(), kept)
 
     def renamed(self, decoder: Decoder, state: State) -> State:
@@ -176,8 +176,8 @@ class Shape:
         }
         return {new_names.get(name, name): value for name, value in state.items()}
 
-    def default_values(self, names: list[str]) -> State:
-        """The defaults of fields that a row does not have."""
+    def default_values(self, names: list[str], present: State) -> State:  # noqa: ARG002 - attrs'
+        """The defaults of fields that a row does not have; ``present`` are those that it has."""
         defaults = self.defaults()
         without = [name for name in names if name not in defaults]
         if without:

@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any, cast
 
 from taskiq_pg_json.serializer.kinds import in_slots, slots_of
-from taskiq_pg_json.serializer.leaves import encode_unknown
+from taskiq_pg_json.serializer.leaves import can_be_pickled, encode_unknown
 from taskiq_pg_json.serializer.nodes import with_type, wrap
 
 if TYPE_CHECKING:
@@ -75,9 +75,13 @@ def _encode_defaultdict(encoder: Encoder, value: defaultdict[object, object]) ->
     factory: object = value.default_factory
     name = "defaultdict"
     if factory is not None:
-        if not isinstance(factory, type) or _FACTORIES.get(factory.__name__) is not factory:
+        if isinstance(factory, type) and _FACTORIES.get(factory.__name__) is factory:
+            name += f":{factory.__name__}"
+        elif can_be_pickled(encoder, factory):
             return encode_unknown(encoder, value)
-        name += f":{factory.__name__}"
+        else:
+            encoder.prepare_to_warn()
+            encoder.warn_of_loss(value, "its default_factory, which cannot be pickled")
     plain, node = encoder.encode_dict(dict(value))
     return plain, with_type(node, name)
 

@@ -19,6 +19,22 @@ class PickledValueWarning(UserWarning):
     """A value was pickled because no rule of the serializer covers its type."""
 
 
+class IncompleteValueWarning(UserWarning):
+    """A value was stored without a part of it that cannot be stored."""
+
+
+def can_be_pickled(encoder: Encoder, value: object) -> bool:
+    """Whether ``encode_unknown`` would take a value."""
+    plan = encoder.plan
+    if plan.fallback is None:
+        return False
+    try:
+        plan.fallback.dumps(value, refuse=secret.refuser(store=plan.store_secrets))
+    except Exception:  # noqa: BLE001 - a reduce of the user's may raise anything
+        return False
+    return True
+
+
 def encode_unknown(encoder: Encoder, value: object) -> Encoded:
     """Pickle one leaf alone."""
     plan, cls = encoder.plan, type(value)

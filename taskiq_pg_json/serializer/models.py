@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BaseModel
 from pydantic_core import PydanticUndefined
 
 from taskiq_pg_json.serializer import columns
-from taskiq_pg_json.serializer.classes import Shape, State, unset_of
+from taskiq_pg_json.serializer.classes import FieldsChangedError, Shape, State, unset_of
 from taskiq_pg_json.serializer.keys import aligned, in_order, is_plain
 from taskiq_pg_json.serializer.kinds import attributes, in_slots, slots_of
 from taskiq_pg_json.serializer.leaves import encode_unknown
@@ -127,6 +127,8 @@ class ModelShape(Shape):
 
     def restore(self, decoder: Decoder, plain: State, node: Node) -> object:
         """A model with the fields decoded; no validator runs while its fields are the row's."""
+        if type(plain) is not dict:
+            raise FieldsChangedError(f"{self.name} has changed since: it was a RootModel")
         state: State = decoder.fields(plain, node)
         given = node.get("keys") if isinstance(node, dict) else None
         if given is None and state.keys() == self._known and not self._private:
@@ -170,11 +172,15 @@ class ModelShape(Shape):
         model = self.new()
         _set(model, "__dict__", fields)
         _set(model, "__pydantic_fields_set__", given)
-        _set(model, "__pydantic_extra__", (extra or {}) if self._allows_extra else None)
-        _set(model, "__pydantic_private__", {} if self._private else None)
+        self._add_parts(model, extra)
         if beside:
             self._add_beside(model, beside)
         return model
+
+    def _add_parts(self, model: object, extra: State | None) -> None:
+        """Make room for what stands beside the fields."""
+        _set(model, "__pydantic_extra__", (extra or {}) if self._allows_extra else None)
+        _set(model, "__pydantic_private__", {} if self._private else None)
 
     def _add_beside(self, model: object, beside: State) -> None:
         """Set private attributes and slots."""
@@ -202,7 +208,8 @@ class ModelShape(Shape):
         if self._allows_extra:
             # not by validation, where one may have the name of an alias
             model.__pydantic_extra__.update(extra)
-        _set(model, "__pydantic_fields_set__", given & {*self._known, *extra})
+        kept = {*self._known, *extra} if self._allows_extra else self._known
+        _set(model, "__pydantic_fields_set__", given & kept)
         self._add_beside(model, beside)
         return model
 

@@ -69,6 +69,10 @@ _REST = """
   class comes back as a `RemoteError` of its name.
 - A class that is not to be had leaves its plain JSON. Where that cannot be in a set, or be a key, or
   is that of another key too, the set comes back as a list, and the dict with its keys as text.
+- A defaultdict whose factory cannot be pickled, such as a lambda, comes back without one; an
+  `IncompleteValueWarning` says so when it is stored. Any other factory that is no builtin has it pickled.
+- A numpy array comes back in C order, and can be written to.
+- Of a chain of causes or contexts the 50 errors next to the one that was raised are kept.
 - Values nested deeper than 64 levels are whole, but their deeper levels stand in `types`, not in
   the value's own column.
 """

@@ -79,6 +79,10 @@ class RootShape(ModelShape):
         fields = {"root": root}
         return self.made(fields, names, None, self._private_defaults(self._defaulted, fields))
 
+    def _add_parts(self, model: object, extra: State | None) -> None:  # noqa: ARG002 - has none
+        if self._private:  # in its __dict__
+            object.__setattr__(model, "__pydantic_private__", {})
+
 
 def model_shape(cls: type[BaseModel], name: str) -> ModelShape:
     """The shape of a model."""

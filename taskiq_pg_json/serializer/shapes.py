@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from taskiq_pg_json.serializer.classes import Shape, State
 from taskiq_pg_json.serializer.kinds import inherited
+from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.roots import model_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from taskiq_pg_json.serializer.encoder import Column, Encoder
+    from taskiq_pg_json.serializer.protocol import Encoded
 
 _CACHED_HASH = "_attrs_cached_hash"
 
@@ -46,6 +49,27 @@ class AttrsShape(Shape):
 
     def __init__(self, cls: Any, name: str) -> None:  # noqa: ANN401 - made by a library
         super().__init__(cls, name, tuple(field.name for field in cls.__attrs_attrs__))
+
+    def default_values(self, names: list[str], present: State) -> State:
+        """What the fields hold, in their order: a factory may ask the instance for those before."""
+        attr = sys.modules["attr"]
+        asking = {
+            field.name: field.default.factory
+            for field in cast("Any", self.cls).__attrs_attrs__
+            if isinstance(field.default, attr.Factory) and field.default.takes_self
+        }
+        if not asking.keys() & set(names):
+            return super().default_values(names, present)
+        made = self.filled(self.new(), dict(present))
+        found: State = {}
+        for name in names:
+            try:
+                value = asking[name](made) if name in asking else None
+            except Exception as exc:
+                raise self.failed(exc) from exc
+            found |= {name: value} if name in asking else super().default_values([name], present)
+            object.__setattr__(made, name, found[name])
+        return found
 
     def defaults(self) -> dict[str, Callable[[], object]]:
         """Defaults, and factories that need no instance."""
@@ -128,6 +152,21 @@ class NamedTupleShape(Shape):
 
     def __init__(self, cls: Any, name: str) -> None:  # noqa: ANN401 - made by a library
         super().__init__(cls, name, cls._fields)
+
+    def encode(self, encoder: Encoder, value: object) -> Encoded:
+        """One tuple; pickled where its items are not its fields, as ``platform.uname()``'s."""
+        if not self._has_its_fields(value):
+            return encode_unknown(encoder, value)
+        return super().encode(encoder, value)
+
+    def encode_column(self, encoder: Encoder, values: Collection[object]) -> Column | None:
+        """Many tuples, if each has just its fields."""
+        if not all(map(self._has_its_fields, values)):
+            return None
+        return super().encode_column(encoder, values)
+
+    def _has_its_fields(self, value: object) -> bool:
+        return tuple.__len__(cast("tuple[object, ...]", value)) == len(self.fields)
 
     def state(self, value: object) -> State:
         """The fields, and what a subclass without slots carries beside them."""

@@ -220,6 +220,20 @@ def test_what_nothing_can_hold_is_stored_as_its_repr_with_a_warning(comes_back, 
     assert "lock" in back["stuck"]
 
 
+@pytest.mark.parametrize("serializer", [ORJSONSerializer(), MSGPackSerializer()], ids=named)
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"a": [2**70, 1]}, {"a": [str(2**70), 1]}),
+        (["\ud800", "b"], ["'\\ud800'", "b"]),
+    ],
+)
+def test_the_parts_that_are_refused_as_json_too_are_described(comes_back, serializer, value, found):
+    with pytest.warns(DescribedValueWarning, match=r"builtins\.(int|str)"):
+        assert comes_back(serializer, value) == found
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.DescribedValueWarning")
 def test_a_serializer_that_refuses_everything_is_an_encode_error():
     adapter = as_result_serializer(RefusesEverything())
     with pytest.raises(ResultEncodeError, match="not int") as caught:

@@ -107,12 +107,44 @@ def test_an_added_field_gets_a_default_of_its_own(kind, field, release, written)
     assert one.tags is not other.tags
 
 
+@pytest.mark.parametrize("decorator", ["attrs.define", "attrs.frozen", "attrs.define(slots=False)"])
+def test_an_added_field_of_attrs_gets_what_its_factory_makes_of_the_instance(
+    decorator, release, written
+):
+    source = f"@{decorator}\nclass Order:\n    number: int\n"
+    v1 = release(source)
+    row = written([v1.Order(number=1), v1.Order(number=2)])
+    release(
+        source + "    note: str = 'none'\n"
+        "    twice: int = attrs.Factory(lambda self: 2 * self.number, takes_self=True)\n"
+        "    label: str = attrs.Factory(lambda s: f'{s.twice} {s.note}', takes_self=True)\n"
+    )
+    assert [(o.number, o.note, o.twice, o.label) for o in read(row)] == [
+        (1, "none", 2, "2 none"),
+        (2, "none", 4, "4 none"),
+    ]
+
+
 @every_kind
 def test_an_added_field_without_a_default_leaves_plain_json_and_warns(kind, release, written):
     row = written(release(order(kind, "number: int")).Order(number=7))
     release(order(kind, "number: int", "customer: str"))
     with pytest.warns(UnresolvedTypeWarning, match="customer"):
         assert read(row) == {"number": 7}
+
+
+def test_a_root_model_that_became_a_model_with_fields_leaves_plain_json_and_warns(release, written):
+    v1 = release("class Tags(pydantic.RootModel[list[str]]):\n    pass\n")
+    row = written({"kept": 1, "tags": [v1.Tags(["a"]), v1.Tags(["b"])], "one": v1.Tags([])})
+    release("class Tags(pydantic.BaseModel):\n    names: list[str] = []\n")
+    with pytest.warns(UnresolvedTypeWarning, match="RootModel"):
+        assert read(row) == {"kept": 1, "tags": [["a"], ["b"]], "one": []}
+
+
+def test_a_field_that_a_model_has_no_more_is_none_that_was_set(release, written):
+    row = written(release(order("model", "number: int", "note: str")).Order(number=7, note="x"))
+    release(order("model", "number: int", "more: int = 1"))
+    assert read(row).model_fields_set == {"number"}
 
 
 @every_kind
@@ -286,6 +318,7 @@ FAIL = "def fail(*_):\n    raise RuntimeError('no database')\n"
         ("model", "_tags: list = pydantic.PrivateAttr(default_factory=fail)"),
         ("dataclass", "tags: list = dataclasses.field(default_factory=fail)"),
         ("attrs", "tags: list = attrs.field(factory=fail)"),
+        ("attrs", "tags: list = attrs.Factory(fail, takes_self=True)"),
         ("struct", "tags: list = msgspec.field(default_factory=fail)"),
     ],
 )

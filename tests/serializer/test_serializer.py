@@ -3,10 +3,12 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
+import platform
 import subprocess
 import sys
+import threading
 import warnings
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -20,6 +22,7 @@ from sameness import same
 
 from taskiq_pg_json.errors import ConfigurationError, RemoteError, ResultEncodeError
 from taskiq_pg_json.serializer import (
+    IncompleteValueWarning,
     JsonSerializer,
     PickledValueWarning,
     TypeRegistry,
@@ -527,3 +530,40 @@ def test_ordinary_rows_never_need_the_careful_walk(monkeypatch):
         columns = {"return_value": value, "labels": {"queue": "fast"}, "args": [value]}
         encoded = JsonSerializer().encode(columns, task_id="id")
         assert same(JsonSerializer().decode(encoded, task_id="id"), columns)
+
+
+def test_a_defaultdict_is_stored_without_a_factory_that_cannot_be_pickled(jsonb_roundtrip):
+    value = defaultdict(
+        lambda: defaultdict(list), {"a": defaultdict(list, {"x": [date(2026, 1, 2)]})}
+    )
+    with pytest.warns(
+        IncompleteValueWarning, match=r"return_value\.found: a defaultdict .* its default_factory"
+    ):
+        row = JsonSerializer().encode({"return_value": {"found": value}}, task_id="t")
+    found = JsonSerializer().decode(jsonb_roundtrip(row), task_id="t")["return_value"]["found"]
+    assert found == value
+    assert type(found) is defaultdict
+    assert found.default_factory is None
+    assert found["a"].default_factory is list
+
+
+def test_what_a_defaultdict_cannot_hold_is_named_all_the_same():
+    value = defaultdict(lambda: 0, {"lock": threading.Lock()})
+    with pytest.raises(ResultEncodeError, match=r"return_value\.lock \(_thread\.lock\)"):
+        JsonSerializer().encode({"return_value": value}, task_id="t")
+
+
+def test_a_named_tuple_whose_items_are_not_its_fields_is_pickled(jsonb_roundtrip):
+    value = [platform.uname(), platform.uname()]
+    with pytest.warns(PickledValueWarning, match="uname_result"):
+        row = JsonSerializer().encode({"return_value": value}, task_id="t")
+    found = JsonSerializer().decode(jsonb_roundtrip(row), task_id="t")["return_value"]
+    assert found == value
+    assert type(found[0]) is type(value[0])
+
+
+def test_a_root_model_has_no_attributes_but_pydantic_s():
+    value = samples.Tags(["a"])
+    row = JsonSerializer().encode({"return_value": value}, task_id="t")
+    found = JsonSerializer().decode(row, task_id="t")["return_value"]
+    assert vars(found) == vars(value)
