@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from taskiq_pg_json.records import TaskInfo
@@ -30,6 +31,7 @@ class Execution:
         error: what it raised.
         runner: the asyncio task that it runs in.
         outer: the execution that it runs inside.
+        stranded: is called with it if the runner ends with an error before it has been left.
     """
 
     task_id: str
@@ -39,9 +41,12 @@ class Execution:
     _begun: float = field(default_factory=time.perf_counter)
     runner: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
     outer: Execution | None = None
+    stranded: Callable[[Execution], None] | None = None
 
     def enter(self) -> None:
         """Make this the innermost execution of the running asyncio task."""
+        if self.runner is not None and self.stranded is not None:
+            self.runner.add_done_callback(self._runner_ended)
         outer = _current.get()
         # A task that this one merely spawned inherits the variable, and must not keep it alive.
         self.outer = outer if outer is not None and outer.runner is self.runner else None
@@ -49,7 +54,16 @@ class Execution:
 
     def leave(self) -> None:
         """Make the execution around this one the innermost again."""
+        if self.runner is not None:
+            self.runner.remove_done_callback(self._runner_ended)
         _current.set(self.outer)
+
+    def _runner_ended(self, runner: asyncio.Task[object]) -> None:
+        error = None if runner.cancelled() else runner.exception()
+        if isinstance(error, Exception) and self.stranded is not None:
+            self.error = error
+            self.end()
+            self.stranded(self)
 
     def end(self) -> None:
         """Note how long it took."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -13,7 +14,7 @@ from taskiq.exceptions import NoResultError
 
 from taskiq_pg_json.errors import ConfigurationError
 from taskiq_pg_json.executions import Execution, current_execution
-from taskiq_pg_json.records import Status, TaskInfo
+from taskiq_pg_json.records import Outcome, Status, TaskInfo
 from taskiq_pg_json.redaction import HiddenPositions, Redact, Redactor
 from taskiq_pg_json.store import ResultStore
 
@@ -58,6 +59,7 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         self._redactor = Redactor(redact)
         self._positions: dict[str, HiddenPositions] = {}
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._ends: set[asyncio.Task[None]] = set()
 
     def startup(self) -> None:
         """Check that the states have somewhere to go.
@@ -71,6 +73,11 @@ class TaskInfoMiddleware(TaskiqMiddleware):
                 f"record_queued and record_started need a JsonbResultBackend, and the broker has a "
                 f"{type(self.broker.result_backend).__name__}: use broker.with_result_backend(…)."
             )
+
+    async def shutdown(self) -> None:
+        """Wait for the ends that are being written."""
+        if self._ends:
+            await asyncio.wait(self._ends)
 
     def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
         """Note when the task is sent."""
@@ -91,7 +98,7 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         if self._record_started:
             await self._record(message, Status.STARTED, info)
             begun_at = _now()
-        Execution(message.task_id, info, begun_at).enter()
+        Execution(message.task_id, info, begun_at, stranded=self._give_an_end).enter()
         return message
 
     def on_error(
@@ -126,6 +133,25 @@ class TaskInfoMiddleware(TaskiqMiddleware):
             await self._record(message, Status.QUEUED, info)
         elif self._record_queued or self._record_started:
             await self._discard(message, info)
+
+    def _give_an_end(self, execution: Execution) -> None:
+        """Store a FAILURE for a task that taskiq has dropped.
+
+        It does so where a dependency fails while it is closed, or another middleware raises.
+        """
+        task = asyncio.get_running_loop().create_task(self._record_end(execution))
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
+
+    async def _record_end(self, execution: Execution) -> None:
+        if self._store is None:
+            return
+        info = execution.info
+        outcome = Outcome(error=execution.error, is_err=True, labels=info.labels or {}, info=info)
+        try:
+            await self._store.set_result(execution.task_id, outcome)
+        except Exception:  # nobody waits for this one
+            logger.exception("The end of task %s is not stored.", execution.task_id)
 
     @property
     def _store(self) -> ResultStore | None:

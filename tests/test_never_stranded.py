@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from psycopg import sql
 from road import PROMPTLY, HeldBroker, PickleFormatter, finished
-from taskiq import Context, InMemoryBroker, TaskiqDepends
+from taskiq import AsyncTaskiqTask, Context, InMemoryBroker, TaskiqDepends, TaskiqMiddleware
 
 from taskiq_pg_json import JsonSerializer, ResultEncodeError, Status, TaskInfoMiddleware
 from taskiq_pg_json.serializer.protocol import EncodedRow
@@ -584,3 +584,98 @@ async def test_results_that_cannot_be_stored_harm_nobody_beside_them(backend):
     results = [await backend.get_result(str(number)) for number in range(60)]
     assert [result.is_err for result in results] == [bool(number % 3) for number in range(60)]
     assert [result.return_value for result in results[::3]] == list(range(0, 60, 3))
+
+
+async def _session():
+    yield "session"
+    raise ConnectionError("COMMIT failed")
+
+
+class _Raises(TaskiqMiddleware):
+    def __init__(self, hook):
+        super().__init__()
+        self._hook = hook
+
+    async def pre_execute(self, message):
+        return self._fail("pre_execute", message)
+
+    async def post_execute(self, message, _result):
+        self._fail("post_execute", message)
+
+    def _fail(self, hook, message):
+        if hook == self._hook:
+            raise ConnectionError(f"no {hook}")
+        return message
+
+
+@pytest.mark.parametrize("record_started", [False, True])
+@pytest.mark.parametrize("inplace", [False, True])
+async def test_a_dependency_that_fails_on_its_way_out_ends_the_task(
+    start_broker, backend, record_started, inplace
+):
+    broker = await start_broker(
+        InMemoryBroker(await_inplace=inplace),
+        backend,
+        TaskInfoMiddleware(record_started=record_started),
+    )
+
+    @broker.task
+    async def load(session: str = TaskiqDepends(_session)):
+        return session
+
+    async def send():
+        return await load.kicker().with_task_id("id").kiq()
+
+    await asyncio.gather(asyncio.create_task(send()), return_exceptions=True)
+    result = await AsyncTaskiqTask("id", backend).wait_result(**PROMPTLY)
+    assert result.is_err
+    # Where the sender runs the task itself, it is the sender's error.
+    assert isinstance(result.error.__cause__ if inplace else result.error, ConnectionError)
+    record = await backend.store.get("id")
+    assert record.task_name.endswith("load")
+    assert record.started_at <= record.finished_at
+
+
+@pytest.mark.parametrize("hook", ["pre_execute", "post_execute"])
+async def test_another_middleware_that_raises_ends_the_task(start_broker, backend, hook):
+    broker = await start_broker(InMemoryBroker(), backend, TaskInfoMiddleware(), _Raises(hook))
+
+    @broker.task
+    async def work():
+        return 1
+
+    result = await (await work.kiq()).wait_result(**PROMPTLY)
+    assert str(result.error) == f"no {hook}"
+
+
+async def test_a_task_that_ends_as_it_should_is_not_given_another_end(
+    start_broker, backend, statuses
+):
+    broker = await start_broker(InMemoryBroker(await_inplace=True), backend, TaskInfoMiddleware())
+
+    @broker.task
+    async def work():
+        return 1
+
+    async def caller():
+        await (await work.kiq()).wait_result(**PROMPTLY)
+        raise ConnectionError("of the caller")
+
+    await asyncio.gather(asyncio.create_task(caller()), return_exceptions=True)
+    await broker.shutdown()
+    assert statuses() == ["SUCCESS"]
+
+
+async def test_an_end_is_stored_before_the_broker_has_shut_down(start_broker, backend):
+    broker = await start_broker(InMemoryBroker(), backend, TaskInfoMiddleware())
+
+    @broker.task
+    async def load(session: str = TaskiqDepends(_session)):
+        return session
+
+    await load.kicker().with_task_id("id").kiq()
+    with pytest.raises(ConnectionError):
+        await broker.wait_all()
+    await broker.shutdown()
+    async with backend.store:
+        assert (await backend.store.get("id")).status is Status.FAILURE
