@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import pytest
 from psycopg import sql
-from road import EVERY_METHOD, finished, rows_in, stored
+from road import EVERY_METHOD, finished, now, rows_in, stored
 from sameness import same
 from taskiq import AsyncTaskiqTask, TaskiqResult
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
@@ -205,19 +205,31 @@ class TestDeleting:
 
 class TestTimeToLive:
     @pytest.mark.parametrize("ttl", [90, 90.0, timedelta(seconds=90)])
-    async def test_a_result_expires_that_long_after_the_end(self, start, ttl):
+    async def test_a_result_expires_that_long_after_it_was_stored(self, start, ttl):
         backend = await start(result_ttl=ttl)
         await backend.set_result("id", finished(1))
         record = await backend.store.get("id")
         assert record.expires_at - record.finished_at == timedelta(seconds=90)
 
-    async def test_a_day_has_24_hours_whatever_the_clocks_of_the_session_s_zone_do(self, start):
-        kwargs = {"options": "-c TimeZone=Europe/Berlin"}
-        backend = await start(result_ttl=timedelta(days=1), kwargs=kwargs)
-        ended = datetime(2099, 10, 24, 12, tzinfo=timezone.utc)
-        await backend.store.set_result("id", Outcome(info=TaskInfo("task", finished_at=ended)))
+    @pytest.mark.parametrize("late", [timedelta(hours=2), -timedelta(hours=2)])
+    async def test_a_worker_whose_clock_is_wrong_changes_nothing_of_it(self, start, late):
+        backend = await start(result_ttl=60)
+        ended = now() - late
+        info = TaskInfo("task", started_at=ended, finished_at=ended)
+        await backend.store.set_result("id", Outcome(1, info=info))
+        assert (await backend.get_result("id")).return_value == 1
         record = await backend.store.get("id")
-        assert record.expires_at - record.finished_at == timedelta(days=1)
+        assert abs(record.expires_at - now() - timedelta(seconds=60)) < timedelta(seconds=20)
+
+    @pytest.mark.parametrize("days", [1, 60, 120, 200])
+    async def test_a_day_has_24_hours_whatever_the_clocks_of_the_session_s_zone_do(
+        self, start, days
+    ):
+        kwargs = {"options": "-c TimeZone=Europe/Berlin"}
+        backend = await start(result_ttl=timedelta(days=days), kwargs=kwargs)
+        await backend.set_result("id", finished(1))
+        record = await backend.store.get("id")
+        assert record.expires_at - record.finished_at == timedelta(days=days)
 
     async def test_without_a_ttl_results_stay(self, backend):
         await backend.set_result("id", finished(1))

@@ -1,7 +1,8 @@
 -- finish --
 -- Store how tasks ended. A row that the middleware said nothing of keeps what an earlier one said; an
--- attempt that began before the one whose end is there already changes nothing. It is kept for seconds, as
--- a day has other hours where the clocks of the session's zone change.
+-- attempt that began before the one whose end is there already changes nothing. It is kept from when it is
+-- stored, by the server's clock, and for seconds, as a day has other hours where the clocks of the session's
+-- zone change.
 INSERT INTO {results} AS result (
     task_id, task_name, worker, status, return_value, error, args, kwargs, labels, log,
     execution_time, queued_at, started_at, finished_at, expires_at, types, pickled, serializer)
@@ -10,7 +11,7 @@ SELECT task_id::{task_id_type}, task_name, worker, status,
        convert_from(args, 'UTF8')::jsonb, convert_from(kwargs, 'UTF8')::jsonb,
        convert_from(labels, 'UTF8')::jsonb, log, execution_time, queued_at, started_at,
        coalesce(finished_at, now()),
-       coalesce(finished_at, now()) + date_part('epoch', %(ttl)b::interval) * interval '1 second',
+       now() + date_part('epoch', %(ttl)b::interval) * interval '1 second',
        types, pickled, %(serializer)s::text
 FROM {batch}
 ON CONFLICT (task_id) DO UPDATE SET
