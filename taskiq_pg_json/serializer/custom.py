@@ -20,8 +20,12 @@ def handler(entry: Registration) -> Callable[[Encoder, Any], Encoded]:
     name, encode = f"custom:{entry.name}", entry.encode
 
     def encode_custom(encoder: Encoder, value: object) -> Encoded:
+        try:
+            encoded = encode(value)  # type: ignore[misc]
+        except Exception as exc:
+            raise encoder.refusal(value, f"the function registered for it raised {exc!r}") from exc
         encoder.enter()
-        plain, node = encoder.encode(encode(value))  # type: ignore[misc]
+        plain, node = encoder.encode(encoded)
         encoder.leave()
         return wrap(name, plain, node)
 
