@@ -51,6 +51,58 @@ def lock(connect, table_name):
     return locked
 
 
+_REFUSE = """
+CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $refuse$
+BEGIN
+    IF {condition} THEN
+        RAISE EXCEPTION 'not now' USING ERRCODE = {code};
+    END IF;
+    RETURN NEW;
+END $refuse$;
+CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {name}();
+"""
+
+
+@pytest.fixture
+def refusing(admin, table_name):
+    """Has the server refuse rows for the time of a block: ``async with refusing(code)``."""
+
+    @asynccontextmanager
+    async def refuse(code, condition="true"):
+        names = {
+            "name": sql.Identifier(f"{table_name}_refuse"),
+            "table": sql.Identifier(table_name),
+        }
+        admin.execute(
+            sql.SQL(_REFUSE).format(code=sql.Literal(code), condition=sql.SQL(condition), **names)
+        )
+        yield
+        admin.execute(sql.SQL("DROP FUNCTION {name} CASCADE").format(**names))
+
+    return refuse
+
+
+@pytest.fixture
+def start_as_writer(start, dsn, admin, table_name):
+    """Starts a backend as a role with rights on the table, and gives it with their names."""
+    names = {
+        "table": sql.Identifier(table_name),
+        "other": sql.Identifier(f"{table_name}_other"),
+        "role": sql.Identifier(f"{table_name}_writer"),
+    }
+    admin.execute(sql.SQL("CREATE ROLE {role} LOGIN").format(**names))
+
+    async def start_one():
+        await start()
+        admin.execute(sql.SQL("GRANT ALL ON {table} TO {role}").format(**names))
+        role = make_conninfo(dsn, user=f"{table_name}_writer")
+        return await start(role, migrate="off"), names
+
+    yield start_one
+    admin.execute(sql.SQL("DROP OWNED BY {role}").format(**names))
+    admin.execute(sql.SQL("DROP ROLE {role}").format(**names))
+
+
 @pytest.fixture
 def until_it_waits(admin, table_name):
     """Returns once the backend ``named`` waits for a lock."""
@@ -168,11 +220,91 @@ class TestLostServers:
                 await writing
                 assert (await store.get("id")).return_value == "kept"
 
-    async def test_what_may_not_be_written_is_an_error_at_once(self, start, dsn):
+    async def test_what_may_not_be_written_is_an_error_after_the_write_timeout(self, start, dsn):
         await start()
-        reader = await start(make_conninfo(dsn, options="-c default_transaction_read_only=on"))
-        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        read_only = make_conninfo(dsn, options="-c default_transaction_read_only=on")
+        reader = await start(read_only, write_timeout=0.3)
+        with pytest.raises(WriteTimeoutError, match="read-only transaction"):
             await asyncio.wait_for(reader.set_result("id", finished(1)), 5)
+
+    @pytest.mark.parametrize("burst", [1, 300])
+    @pytest.mark.parametrize("code", ["25006", "53100", "53200", "53400", "58030"])
+    async def test_a_server_that_cannot_write_for_a_while_goes_unnoticed(
+        self, start, refusing, code, burst
+    ):
+        backend = await start()
+        async with refusing(code):
+            writing = [
+                asyncio.create_task(backend.set_result(str(n), finished(n))) for n in range(burst)
+            ]
+            await asyncio.sleep(0.5)
+            assert not any(write.done() for write in writing)
+        await asyncio.wait_for(asyncio.gather(*writing), 20)
+        for number in range(burst):
+            assert (await backend.get_result(str(number))).return_value == number
+
+    async def test_a_large_value_that_the_server_has_no_memory_for_is_a_failure_at_once(
+        self, start, refusing
+    ):
+        backend = await start()
+        async with refusing("53200", "length(NEW.return_value::text) > 100"):
+            await asyncio.wait_for(backend.set_result("id", finished("x" * (3 << 20))), 10)
+        assert "PostgreSQL refused the result" in str((await backend.get_result("id")).error)
+
+    @pytest.mark.parametrize(
+        ("away", "back"),
+        [
+            ("ALTER TABLE {table} RENAME TO {other}", "ALTER TABLE {other} RENAME TO {table}"),
+            (
+                "ALTER TABLE {table} RENAME return_value TO {other}",
+                "ALTER TABLE {table} RENAME {other} TO return_value",
+            ),
+            ("REVOKE INSERT ON {table} FROM {role}", "GRANT INSERT ON {table} TO {role}"),
+        ],
+    )
+    async def test_a_table_that_is_being_changed_goes_unnoticed(
+        self, start_as_writer, admin, away, back
+    ):
+        backend, names = await start_as_writer()
+        await backend.set_result("before", finished(0))
+        admin.execute(sql.SQL(away).format(**names))
+        writing = asyncio.create_task(backend.set_result("id", finished(1)))
+        await asyncio.sleep(0.5)
+        assert not writing.done()
+        admin.execute(sql.SQL(back).format(**names))
+        await asyncio.wait_for(writing, 20)
+        assert (await backend.get_result("id")).return_value == 1
+
+    async def test_connections_that_last_for_less_than_a_pause_are_no_hindrance(
+        self, start, dsn, lock
+    ):
+        options = "-c idle_session_timeout=500ms -c lock_timeout=100ms"
+        backend = await start(make_conninfo(dsn, options=options), write_timeout=20)
+        async with lock(""):
+            writing = asyncio.create_task(backend.set_result("id", finished(1)))
+            await asyncio.sleep(4)
+        await asyncio.wait_for(writing, 10)
+        assert (await backend.get_result("id")).return_value == 1
+
+    async def test_a_column_whose_type_is_changed_is_read_on(
+        self, start, dsn, admin, table_name, caplog
+    ):
+        await start()
+        for (view,) in admin.execute(
+            "SELECT viewname FROM pg_views WHERE starts_with(viewname, %s)", [table_name]
+        ).fetchall():
+            admin.execute(sql.SQL("DROP VIEW IF EXISTS {} CASCADE").format(sql.Identifier(view)))
+        backend = await start(dsn, migrate="off", min_size=1, max_size=1)
+        await backend.set_result("id", finished(1))
+        for kind in ("real", "double precision"):
+            assert (await backend.get_result("id")).return_value == 1
+            admin.execute(
+                sql.SQL("ALTER TABLE {} ALTER execution_time TYPE {}").format(
+                    sql.Identifier(table_name), sql.SQL(kind)
+                )
+            )
+            assert (await backend.get_result("id")).return_value == 1
+        assert not caplog.records
 
     async def test_a_server_that_is_away_is_an_error_after_the_write_timeout(self, start, nobody):
         with pytest.raises(WriteTimeoutError, match=r"could not be reached for 0\.2 s") as caught:

@@ -159,13 +159,19 @@ class Connections:
         return await self._retry(attempt)
 
     async def execute(
-        self, statement: bytes, values: Mapping[str, object], *, prepare: bool = True
+        self,
+        statement: bytes,
+        values: Mapping[str, object],
+        *,
+        prepare: bool = True,
+        also: Collection[str] = LIMITS,
     ) -> list[Any]:
         """Run one statement that may run twice, and return its rows as tuples.
 
         A time limit of the session's is none of its caller's: it is tried again like a lost one.
+        ``also`` are the SQLSTATEs of all that is.
         """
-        return await self._retry(partial(self._execute, statement, values, prepare), LIMITS)
+        return await self._retry(partial(self._execute, statement, values, prepare), also)
 
     async def _execute(
         self, statement: bytes, values: Mapping[str, object], prepare: bool
@@ -193,7 +199,9 @@ class Connections:
             if not kept.keep(wire):
                 await kept.let_go(wire)
 
-    async def execute_light(self, statement: bytes, values: Mapping[str, object]) -> None:
+    async def execute_light(
+        self, statement: bytes, values: Mapping[str, object], *, also: Collection[str] = LIMITS
+    ) -> None:
         """Run a statement that takes the server about as long as its values take Python.
 
         It is sent before the one ahead of it has been answered. If it fails then, perhaps for that
@@ -204,7 +212,7 @@ class Connections:
                 return
         except psycopg.Error as error:
             logger.debug("A batch goes on by itself: %s", error)
-        await self.execute(statement, values)
+        await self.execute(statement, values, also=also)
 
     async def _execute_behind(self, statement: bytes, values: Mapping[str, object]) -> bool:
         """Run a statement in the pipeline; False where it should not be."""

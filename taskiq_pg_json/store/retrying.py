@@ -28,6 +28,18 @@ LIMITS = frozenset(
 )
 """The SQLSTATEs of a statement that took longer than its session allows."""
 
+OUT_OF_MEMORY = "53200"
+"""A row's own fault where it is large; else others have all the memory that there is."""
+
+TABLE_CHANGES = frozenset(
+    {
+        "42501",  # insufficient_privilege
+        "42703",  # undefined_column
+        "42P01",  # undefined_table
+    }
+)
+"""What becomes of a statement while somebody replaces the table, or its rights."""
+
 _FIRST_PAUSE = 0.05  # seconds; doubles up to the longest
 _LONGEST_PAUSE = 2.0
 _TRANSIENT_STATES = frozenset(
@@ -36,10 +48,14 @@ _TRANSIENT_STATES = frozenset(
         "57P02",  # crash_shutdown
         "57P03",  # cannot_connect_now
         "57P05",  # idle_session_timeout
+        "25006",  # read_only_sql_transaction: of a standby behind a pooler, say
         "25P04",  # transaction_timeout
         "40001",  # serialization_failure
         "40P01",  # deadlock_detected
+        "53100",  # disk_full
         "53300",  # too_many_connections
+        "53400",  # configuration_limit_exceeded
+        "58030",  # io_error
     }
 )
 # What a server says that will soon be there, or have room; libpq gives no code with it.
@@ -51,6 +67,7 @@ _NOT_NOW = (
     "too many clients",
     "too many connections",
     "remaining connection slots",
+    "out of shared memory",
 )
 
 # What libpq says of a parameter that no server will make right.
@@ -91,9 +108,11 @@ async def retry(
                 raise WriteTimeoutError(
                     f"PostgreSQL could not be reached for {seconds:g} s, or did not do it: {error}"
                 ) from error
-            logger.warning("PostgreSQL is away, trying again in %.2g s: %s", pause, error)
-        await recover()
+            logger.warning("PostgreSQL is away, or cannot do it now: trying again in %.2g s: %s", pause, error)
         await asyncio.sleep(pause)
+        await (
+            recover()
+        )  # not before, or what it has opened may have to wait for longer than it lasts
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 

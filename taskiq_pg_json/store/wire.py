@@ -19,6 +19,7 @@ import psycopg
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import (
     DuplicatePreparedStatement,
+    FeatureNotSupported,
     InvalidSqlStatementName,
     error_from_result,
 )
@@ -139,7 +140,8 @@ class Wire:
         """
         try:
             return await self._execute(statement, values, prepare=prepare)
-        except InvalidSqlStatementName:
+        except (InvalidSqlStatementName, FeatureNotSupported):
+            # The latter where somebody has changed the type of a column that it returns.
             self.forget()
             return await self._execute(statement, values, prepare=False)
 
@@ -240,7 +242,8 @@ class Wire:
                 raise
         self.pass_on_notifications()
         if answer is None:
-            raise psycopg.InternalError("The server has not answered.")
+            self._pgconn.finish()  # somebody else has read what it said
+            raise psycopg.OperationalError("The server has not answered.")
         return answer
 
     def pass_on_notifications(self) -> None:

@@ -10,10 +10,11 @@ import psycopg
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import Announcer
 from taskiq_pg_json.store.batching import MicroBatcher
+from taskiq_pg_json.store.retrying import LIMITS, OUT_OF_MEMORY, TABLE_CHANGES
 from taskiq_pg_json.store.statements import BatchStatement, RowT
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
     from datetime import datetime, timedelta
 
     from taskiq_pg_json.schema import Names
@@ -36,6 +37,12 @@ _MAX_ROW_BYTES = 1_000_000_000
 
 _LIGHT_BYTES = 1_000
 """Larger rows take the server longer than Python; it can use more of its processors for them."""
+
+_INNOCENT_BYTES = 2 << 20
+"""A batch of no more is not what a server has no memory for."""
+
+_RESULT_WAITS_FOR = LIMITS | TABLE_CHANGES
+"""The SQLSTATEs after which a result is written again, as taskiq would lose it for good."""
 
 _task_id = itemgetter(0)
 _size = attrgetter("size")
@@ -123,7 +130,7 @@ class Writer:
         )
 
     async def _flush_results(self, rows: Sequence[ResultRow]) -> Sequence[None]:
-        await self._write(self._finish, rows, self._shared)
+        await self._write(self._finish, rows, self._shared, also=_RESULT_WAITS_FOR)
         self._announce("ended", rows)
         return [None] * len(rows)
 
@@ -137,15 +144,22 @@ class Writer:
         return [None] * len(rows)
 
     async def _write(
-        self, statement: BatchStatement, rows: Sequence[RowT], shared: dict[str, object]
+        self,
+        statement: BatchStatement,
+        rows: Sequence[RowT],
+        shared: dict[str, object],
+        *,
+        also: Collection[str] = LIMITS,
     ) -> None:
         # Sorted by id, so that two batches cannot deadlock.
         text, values = statement.of_rows(sorted(rows, key=_task_id))
-        count = len(rows)
-        if count > 1 and sum(map(_size, rows)) <= count * _LIGHT_BYTES:
-            await self._connections.execute_light(text, values | shared)
+        count, size = len(rows), sum(map(_size, rows))
+        if size <= _INNOCENT_BYTES:
+            also = {*also, OUT_OF_MEMORY}
+        if count > 1 and size <= count * _LIGHT_BYTES:
+            await self._connections.execute_light(text, values | shared, also=also)
         else:
-            await self._connections.execute(text, values | shared)
+            await self._connections.execute(text, values | shared, also=also)
 
     def _announce(self, event: str, rows: Sequence[RowT]) -> None:
         if event in self._announcers:
