@@ -348,7 +348,11 @@ class TestLifeCycle:
         with pytest.raises(NotStartedError, match="startup"):
             await call(JsonbResultBackend())
 
-    @pytest.mark.parametrize("call", EVERY_METHOD.values(), ids=EVERY_METHOD)
+    @pytest.mark.parametrize(
+        "call",
+        [call for name, call in EVERY_METHOD.items() if name != "set_result"],
+        ids=[name for name in EVERY_METHOD if name != "set_result"],
+    )
     async def test_use_after_shutdown_is_a_clear_error(self, backend, call):
         await backend.set_result("id", finished(1))
         await backend.shutdown()

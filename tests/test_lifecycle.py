@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import threading
 
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg_pool import AsyncConnectionPool
 from road import eventually
 
-from taskiq_pg_json import NotStartedError, Outcome, ResultStore
+from taskiq_pg_json import NotStartedError, Outcome, Progress, ResultStore, Status
 
 
 @pytest.fixture
@@ -74,12 +76,97 @@ async def test_a_shutdown_that_is_given_up_leaves_a_store_that_can_be_started(na
         await asyncio.wait_for(named.shutdown(), 0.2)
     await holder.rollback()
     with pytest.raises(NotStartedError):
-        await named.set_result("late", Outcome(1))
+        await named.is_ready("id")
     await asyncio.gather(writing, return_exceptions=True)
     await named.startup()
     await named.set_result("again", Outcome(1))
     assert await named.is_ready("again")
     await named.shutdown()
+
+
+async def test_results_that_come_after_shutdown_are_stored(named, connected):
+    await named.startup()
+    writing = [asyncio.create_task(named.set_result(f"{n} during", Outcome(n))) for n in range(50)]
+    stopping = asyncio.create_task(named.shutdown())
+    for number in range(20):
+        writing.append(asyncio.create_task(named.set_result(f"{number} later", Outcome(number))))
+        await asyncio.sleep(0)
+    await asyncio.gather(stopping, *writing)
+    await named.set_result("last", Outcome(threading.Lock()))
+    assert connected() == 0
+    async with named:
+        records = await named.get_many([f"{n} during" for n in range(50)])
+        assert [record.return_value for record in records.values()] == list(range(50))
+        records = await named.get_many([f"{n} later" for n in range(20)])
+        assert [record.return_value for record in records.values()] == list(range(20))
+        assert (await named.get("last")).status is Status.FAILURE
+
+
+async def test_whoever_waits_elsewhere_hears_of_a_result_after_shutdown(named, dsn, table_name):
+    async with ResultStore(dsn, table_name=table_name) as other:
+        async with named:
+            pass
+        waiting = asyncio.create_task(other.wait(["id"], timeout=10))
+        await asyncio.sleep(0.3)
+        await named.set_result("id", Outcome(1))
+        assert (await waiting)["id"].return_value == 1
+
+
+async def test_a_result_that_the_server_refuses_after_shutdown_has_an_end_too(
+    named, admin, table_name
+):
+    async with named:
+        admin.execute(f"ALTER TABLE {table_name} ADD CHECK (return_value <> '7')")
+    await named.set_result("id", Outcome(7))
+    async with named:
+        assert "refused" in str((await named.get("id")).error)
+
+
+async def test_a_result_that_comes_after_a_lent_pool_was_closed_is_stored(dsn, table_name):
+    async with AsyncConnectionPool(dsn, open=False) as pool:
+        store = ResultStore(pool=pool, table_name=table_name)
+        await store.startup()
+    await store.set_result("id", Outcome(1))
+    async with ResultStore(dsn, table_name=table_name) as other:
+        assert (await other.get("id")).return_value == 1
+
+
+def _use_in_child(store, pipe):
+    async def use():
+        for call in (store.is_ready("parent"), store.set_progress("child", Progress("x", 1))):
+            with pytest.raises(NotStartedError):
+                await call
+        await store.set_result("child", Outcome("of the child"))
+        async with store:
+            await store.set_result("started", Outcome("of the child"))
+
+    try:
+        asyncio.run(use())
+    except BaseException as error:
+        pipe.send(repr(error))
+        raise
+    pipe.send("done")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_a_process_that_is_forked_leaves_its_parent_s_connections_alone(named):
+    fork = multiprocessing.get_context("fork")
+    async with named:
+        writing = [asyncio.create_task(named.set_result(str(n), Outcome(n))) for n in range(300)]
+        await asyncio.sleep(0)
+        ours, theirs = fork.Pipe()
+        child = fork.Process(target=_use_in_child, args=(named, theirs))
+        child.start()
+        for number in range(300, 600):
+            await named.set_result(str(number), Outcome(number))
+        await asyncio.gather(*writing)
+        assert await asyncio.to_thread(ours.poll, 20)
+        assert ours.recv() == "done"
+        await asyncio.to_thread(child.join, 20)
+        records = await named.get_many([str(n) for n in range(600)])
+        assert [record.return_value for record in records.values()] == list(range(600))
+        for task_id in ("child", "started"):
+            assert (await named.get(task_id)).return_value == "of the child"
 
 
 async def test_a_shutdown_ends_where_every_task_was_cancelled(named, connected, caplog):

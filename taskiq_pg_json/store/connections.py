@@ -118,6 +118,13 @@ class Connections:
         if not self._lent:
             self._pool = None
 
+    def leave_to_parent(self) -> None:
+        """Leave the pool to the process that this one was forked from."""
+        self._open = False
+        self._kept = None
+        if not self._lent:
+            self._pool = None
+
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:
         """Lend a connection in autocommit mode: one statement is one round trip.
@@ -305,6 +312,17 @@ class Connections:
             return {"autocommit": True} | dict(await _awaited(given())) | _ENCODING
 
         return resolved
+
+
+class ConnectionsApart(Connections):
+    """Opens a connection for each statement, and closes it; never open, and never to be closed."""
+
+    @asynccontextmanager
+    async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:  # noqa: ARG002 - it waits for no other
+        """Open a connection of its own, in autocommit mode."""
+        async with await self.connect() as connection:
+            _check_encoding(connection)
+            yield connection
 
 
 async def _awaited(found: Any) -> Any:  # noqa: ANN401 - a pool's callables may be of either kind

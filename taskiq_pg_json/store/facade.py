@@ -11,7 +11,8 @@ from taskiq_pg_json.records import Outcome, Status
 from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
 from taskiq_pg_json.store.arguments import checked_ttl
-from taskiq_pg_json.store.connections import Connections
+from taskiq_pg_json.store.connections import Connections, ConnectionsApart
+from taskiq_pg_json.store.forking import after_fork
 from taskiq_pg_json.store.listen import Listener
 from taskiq_pg_json.store.reads import Heavy, Reader
 from taskiq_pg_json.store.rows import RowEncoder, refused_progress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from taskiq_pg_json.records import Progress, TaskInfo, TaskRecord
     from taskiq_pg_json.store.dsn import Dsn
+    from taskiq_pg_json.store.rows import ResultRow
 
 MadeT = TypeVar("MadeT")
 
@@ -96,12 +98,19 @@ class ResultStore(Searchable):
         self._schema = Schema(self.names, indexes)
         self._coming_or_going = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._was_started = False
         self._checked_id = checked_uuid if field_for_task_id == "Uuid" else checked_task_id
         self._rows = RowEncoder(self.serializer)
-        self._connections = Connections(
-            dsn, pool=pool, retry_for=write_timeout, pool_kwargs=pool_kwargs
-        )
+        server: dict[str, Any] = {
+            "dsn": dsn,
+            "pool": pool,
+            "retry_for": write_timeout,
+            "pool_kwargs": pool_kwargs,
+        }
+        self._connections = Connections(**server)
+        self._connections_apart = ConnectionsApart(**server)
         self._connect_batchers()
+        after_fork(self._leave_to_parent)
 
     async def __aenter__(self) -> Self:
         await self.startup()
@@ -132,6 +141,7 @@ class ResultStore(Searchable):
                 return
             self._loop = asyncio.get_running_loop()
             await self._connections.open()
+            self._was_started = True
             self._connect_batchers()
             try:
                 if self._migrate == "auto":
@@ -205,18 +215,25 @@ class ResultStore(Searchable):
         """Store how a task ended; it has a readable end when this returns.
 
         A value that cannot be stored, or that the server refuses, becomes a FAILURE that says why.
+        That of a task which has outlived ``shutdown()`` is stored over a connection of its own.
 
         Raises:
             InvalidTaskIdError: the id cannot be stored.
+            NotStartedError: before ``startup()``.
             WriteTimeoutError: the server stayed away.
         """
         checked = self._checked_id(task_id)
         row = self._rows.result(checked, outcome)
         try:
-            check_size(row)
-            await self._writer.results.submit(row)
-        except ROW_ERRORS as error:
-            await self._store_less(checked, outcome, error)
+            try:
+                check_size(row)
+                await self._writer.results.submit(row)
+            except ROW_ERRORS as error:
+                await self._store_less(self._writer, checked, outcome, error)
+        except NotStartedError:
+            if not self._was_started:
+                raise
+            await self._store_late(row, checked, outcome)
 
     async def record_state(
         self,
@@ -325,9 +342,22 @@ class ResultStore(Searchable):
         async for progress in self._waiter.progress(self._checked_id(task_id)):
             yield progress
 
-    async def _store_less(self, task_id: str, outcome: Outcome, reason: Exception) -> None:
+    async def _store_late(self, row: ResultRow, task_id: str, outcome: Outcome) -> None:
+        """Store a result after ``shutdown()``, or in a process forked from a started one."""
+        writer = self._new_writer(self._connections_apart)
+        try:
+            check_size(row)
+            await writer.results.submit(row)
+        except ROW_ERRORS as error:
+            await self._store_less(writer, task_id, outcome, error)
+        finally:
+            await writer.close()
+
+    async def _store_less(
+        self, writer: Writer, task_id: str, outcome: Outcome, reason: Exception
+    ) -> None:
         """Store what the server takes of a result that it has refused."""
-        submit = self._writer.lesser_results.submit
+        submit = writer.lesser_results.submit
         row = self._rows.without_call(task_id, outcome, reason)
         if row is not None:
             with suppress(*ROW_ERRORS):
@@ -350,18 +380,28 @@ class ResultStore(Searchable):
         self._connections.give_up()
         self._connect_batchers()
 
+    def _leave_to_parent(self) -> None:
+        """Forget what a fork has copied, whose sockets are those of the process it comes from."""
+        self._loop = None
+        self._coming_or_going = asyncio.Lock()
+        self._connections.leave_to_parent()
+        self._connect_batchers()
+
     def _connect_batchers(self) -> None:
-        self._writer = Writer(
-            self._connections,
-            self.names,
-            serializer_name=self.serializer.name,
-            ttl=self._ttl,
-            notify=self._notify,
-            lanes=_WRITE_LANES,
-        )
+        self._writer = self._new_writer(self._connections)
         self._reader = Reader(self._connections, self.names, self.serializer, lanes=_READ_LANES)
         self._listener = Listener(
             self._connections, self.names, self._reader.ready_among, enabled=self._notify
         )
         self._waiter = Waiter(self._reader, self._listener)
         self._connect_queries(self._connections, self.names, self.serializer, self._reader)
+
+    def _new_writer(self, connections: Connections) -> Writer:
+        return Writer(
+            connections,
+            self.names,
+            serializer_name=self.serializer.name,
+            ttl=self._ttl,
+            notify=self._notify,
+            lanes=_WRITE_LANES,
+        )
