@@ -108,11 +108,12 @@ async def retry(
                 raise WriteTimeoutError(
                     f"PostgreSQL could not be reached for {seconds:g} s, or did not do it: {error}"
                 ) from error
-            logger.warning("PostgreSQL is away, or cannot do it now: trying again in %.2g s: %s", pause, error)
+            logger.warning(
+                "PostgreSQL is away, or cannot do it now: trying again in %.2g s: %s", pause, error
+            )
         await asyncio.sleep(pause)
-        await (
-            recover()
-        )  # not before, or what it has opened may have to wait for longer than it lasts
+        # Not before it: a new connection may not last for as long as the pause.
+        await recover()
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 

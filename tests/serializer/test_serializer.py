@@ -547,6 +547,7 @@ def test_a_defaultdict_is_stored_without_a_factory_that_cannot_be_pickled(jsonb_
     assert found["a"].default_factory is list
 
 
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.IncompleteValueWarning")
 def test_what_a_defaultdict_cannot_hold_is_named_all_the_same():
     value = defaultdict(lambda: 0, {"lock": threading.Lock()})
     with pytest.raises(ResultEncodeError, match=r"return_value\.lock \(_thread\.lock\)"):
