@@ -313,6 +313,14 @@ class TestTaskIds:
         await backend.delete_result(id_.urn)
         assert not await backend.is_result_ready(str(id_))
 
+    @pytest.mark.parametrize(
+        "task_id", ["0x" + "1" * 30, "+" + "1" * 31, " " + "1" * 31, "1" * 31 + "\n", "\u0661" * 32]
+    )
+    async def test_what_int_takes_for_a_number_is_no_uuid(self, start, task_id):
+        backend = await start(field_for_task_id="Uuid")
+        with pytest.raises(InvalidTaskIdError, match="not a UUID"):
+            await backend.set_result(task_id, finished(1))
+
     async def test_every_spelling_of_a_uuid_gets_its_record(self, start):
         backend = await start(field_for_task_id="Uuid")
         id_ = uuid.uuid4()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
 MAX_TASK_ID_BYTES = 1000
 """With a name as long, what a B-tree of PostgreSQL holds: a third of a page."""
+
+
+_UUID = re.compile(r"(urn:uuid:)?\{?[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}\}?", re.IGNORECASE)
 
 
 def checked_task_id(task_id: object) -> str:
@@ -45,13 +49,15 @@ def checked_uuid(task_id: object) -> str:
     Raises:
         InvalidTaskIdError: it is no UUID in any spelling.
     """
-    try:
-        return str(task_id if isinstance(task_id, UUID) else UUID(str(task_id)))
-    except ValueError as error:
+    if isinstance(task_id, UUID):
+        return str(task_id)
+    # UUID() takes what int() does: signs, blanks, foreign digits.
+    if _UUID.fullmatch(str(task_id)) is None:
         raise InvalidTaskIdError(
             f"task_id={task_id!r} is not a UUID, which field_for_task_id='Uuid' asks for: use "
             "'VarChar' or 'Text' for other ids."
-        ) from error
+        )
+    return str(UUID(str(task_id)))
 
 
 def listed(task_ids: Iterable[str]) -> list[str]:
