@@ -1,7 +1,7 @@
 -- rollup_access --
 -- Whether the rollup is kept, whether it may be read, and whether it may be written. It is kept where its
 -- tables are, where late rows can leave marks (whatever was renamed or given to another owner), and where
--- an index finds the rows of an hour.
+-- an index finds the rows of an hour. What a subscription brings is written by none but it.
 SELECT count(part.id) = 3
            AND EXISTS (
                SELECT FROM pg_proc AS mark
@@ -19,7 +19,9 @@ SELECT count(part.id) = 3
        bool_and(has_table_privilege(part.id, 'SELECT')) AS readable,
        bool_and(has_table_privilege(part.id, 'INSERT') AND has_table_privilege(part.id, 'UPDATE')
                 AND has_table_privilege(part.id, 'DELETE'))
-           AND current_setting('transaction_read_only') = 'off' AS writable
+           AND current_setting('transaction_read_only') = 'off'
+           AND NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = any (array_agg(part.id)))
+           AS writable
 FROM (VALUES (to_regclass({rollup_literal})), (to_regclass({rollup_hours_literal})),
              (to_regclass({rollup_marks_literal}))) AS part (id);
 
