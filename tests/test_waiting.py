@@ -7,6 +7,7 @@ import time
 import uuid
 from decimal import Decimal
 
+import orjson
 import pytest
 from psycopg import sql
 from road import eventually, finished
@@ -138,6 +139,22 @@ async def test_progress_is_watched_until_the_task_has_ended(store):
     seen = [progress.meta async for progress in store.watch_progress(task_id)]
     await working
     assert seen == [{"step": 0}, {"step": 1}, {"step": 2}]
+
+
+async def test_watching_ends_where_the_row_is_deleted_at_once(hearing_store):
+    (task_id,) = new_ids(1)
+
+    async def watch():
+        return [progress.meta async for progress in hearing_store.watch_progress(task_id)]
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0.2)
+    async with hearing_store._connections.connection() as connection:
+        await connection.execute(
+            "SELECT pg_notify(%s, %s)",
+            [hearing_store.names.channel("ended"), orjson.dumps([task_id]).decode()],
+        )
+    assert await asyncio.wait_for(watching, 10) == []
 
 
 async def test_each_report_is_seen_once_whatever_its_value_says_of_equality(store):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from taskiq_pg_json.errors import WaitTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from taskiq_pg_json.records import Progress, TaskRecord
     from taskiq_pg_json.store.listen import Listener
@@ -98,13 +98,15 @@ class Waiter:
     async def progress(self, task_id: str) -> AsyncIterator[Progress]:
         """Yield a task's progress whenever it has changed, until the task has ended."""
         last: StoredProgress | None = None  # values may not compare, or not equal themselves
+        ended: Collection[str] = ()
         with self._listener.subscribed([task_id], progress=True) as subscription:
             while True:
-                has_ended = await self._reader.ready.submit(task_id)
+                # Or was said to have, and its row has been deleted since.
+                has_ended = await self._reader.ready.submit(task_id) or task_id in ended
                 stored = await self._reader.progress.submit(task_id)
                 if stored is not None and (last is None or stored.reported != last.reported):
                     last = stored
                     yield self._reader.decode_progress(stored)
                 if has_ended:
                     return
-                await subscription.changes()
+                ended, _ = await subscription.changes()
