@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, model_validator
@@ -29,6 +31,11 @@ class Discounted(Basket):
 @dataclass
 class Point:
     x: int
+
+
+@dataclass
+class Loose:
+    x: Any
 
 
 @broker.task(task_name="shop:basket")
@@ -123,6 +130,18 @@ async def test_a_sync_task_with_an_optional_result_types_it_too(store):
     records = {record.task_id: record for record in (await store.search(task=point)).items}
     assert records["none"].return_value is None
     assert records["some"].return_value == Point(1)
+
+
+@pytest.mark.parametrize("x", [1.5, math.nan, 2**70, "nul \0"])
+async def test_what_jsonb_would_break_says_nothing_of_the_rest(store, x):
+    async def function() -> dict[int, list[Point]]:
+        raise NotImplementedError
+
+    task = broker.task(task_name="shop:points")(function)
+    function.__annotations__["return"] = dict[int, list[Loose]]
+    await finish(store, "it", {1: [{"x": x}, {"x": 1}]}, task="shop:points")
+    (record,) = (await store.search(task=task)).items
+    assert repr(record.return_value) == repr({1: [Loose(x), Loose(1)]})
 
 
 @pytest.mark.parametrize(

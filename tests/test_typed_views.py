@@ -347,20 +347,25 @@ class Level(Enum):
     HIGH = 2
 
 
+class Large(Enum):
+    ONE = 2**70
+
+
 @dataclass
 class Quote:
     rate: Rate
     answer: Answer
     level: Level
     literal: Literal[Rate.LOW, Rate.HIGH]
+    large: Large
 
 
 async def test_members_of_an_enum_are_shown_as_they_are_stored(store, admin):
     view = await store.create_view(task_returning(Quote))
-    quote = Quote(Rate.HIGH, Answer.YES, Level.HIGH, Rate.LOW)
+    quote = Quote(Rate.HIGH, Answer.YES, Level.HIGH, Rate.LOW, Large.ONE)
     await finish(store, "1", quote, task="shop.tasks:order")
-    found = admin.execute(f"SELECT rate, answer, level, literal FROM {view}").fetchone()
-    assert found == ("HIGH", "YES", 2, "LOW")
+    found = admin.execute(f"SELECT rate, answer, level, literal, large FROM {view}").fetchone()
+    assert found == ("HIGH", "YES", 2, "LOW", "ONE")
 
 
 @pytest.mark.parametrize("task_name", ["shop:makeQuote", "shop:Charge-Card", "shop:größe"])

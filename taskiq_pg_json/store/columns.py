@@ -46,6 +46,7 @@ _KINDS: dict[type, str] = {
 _OWN_COLUMNS = frozenset({"task_id", "finished_at", "execution_time"})
 _MOST_COLUMNS = 1_600
 _UNINDEXABLE = frozenset({"timestamptz", "date", "interval", "jsonb"})
+_BIGINT = range(-(2**63), 2**63)
 _UNIONS = (Union, types.UnionType)
 _QUALIFIERS = frozenset({"Required", "NotRequired", "ReadOnly", "Final"})
 
@@ -124,7 +125,7 @@ def _common_kind(values: Any) -> str:  # noqa: ANN401 - of an enum or Literal, a
 
 def _kind_of_value(value: object) -> str:
     if isinstance(value, Enum):  # stored by its name, where its value is neither str nor int
-        return "bigint" if type(value.value) is int else "text"
+        return "bigint" if type(value.value) is int and value.value in _BIGINT else "text"
     return _KINDS.get(type(value), "jsonb")
 
 

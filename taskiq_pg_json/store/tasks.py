@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("taskiq_pg_json")
 
+_JSON_S_OWN = frozenset({"float", "int", "json", "str"})
+"""Types that JSON has: their values bear them where jsonb would break them, as NaN."""
+
 ReturnT_co = TypeVar("ReturnT_co", covariant=True)
 
 
@@ -91,10 +94,11 @@ def _is_typed(types: bytes | None) -> bool:
 
 def _names_a_type(node: object) -> bool:
     if not isinstance(node, dict):
-        return isinstance(node, str)
+        return isinstance(node, str) and node not in _JSON_S_OWN
     children = node.get("fields")
     return (
-        not node.keys() <= {"items", "fields", "order"}
+        not node.keys() <= {"items", "fields", "order", "keys"}
+        or node.get("keys", "json") != "json"
         or _names_a_type(node.get("items"))
         or (isinstance(children, dict) and any(map(_names_a_type, children.values())))
     )

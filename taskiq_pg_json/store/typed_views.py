@@ -217,10 +217,9 @@ class _View:
     @property
     def name(self) -> str:
         """The view's name as it is written in SQL."""
-        schema = self.names.schema
-        return ".".join(
-            map(_written, [schema, self.relation_name] if schema else [self.relation_name])
-        )
+        schema, name = self.names.schema, self.relation_name
+        written = name if _PLAIN.fullmatch(name) else sql.Identifier(name).as_string()
+        return f"{sql.Identifier(schema).as_string()}.{written}" if schema else written
 
     @property
     def comment(self) -> str:
@@ -258,11 +257,6 @@ class _View:
         if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
             return name
         return self.names.derived(f"{digest[:16]}_idx")
-
-
-def _written(identifier: str) -> str:
-    """An identifier, quoted where it would not be taken for itself."""
-    return identifier if _PLAIN.fullmatch(identifier) else sql.Identifier(identifier).as_string()
 
 
 def _check_task(task: object) -> None:
