@@ -7,11 +7,13 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+
+    from taskiq import TaskiqResult
 
     from taskiq_pg_json.records import TaskInfo
 
@@ -31,7 +33,8 @@ class Execution:
         error: what it raised.
         runner: the asyncio task that it runs in.
         outer: the execution that it runs inside.
-        stranded: is called with it if the runner ends with an error before it has been left.
+        stranded: is called with it and the error of a runner that ended before it was left.
+        result: what taskiq makes of it, once that is known.
     """
 
     task_id: str
@@ -41,11 +44,12 @@ class Execution:
     _begun: float = field(default_factory=time.perf_counter)
     runner: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
     outer: Execution | None = None
-    stranded: Callable[[Execution], None] | None = None
+    stranded: Callable[[Execution, Exception], None] | None = None
+    result: TaskiqResult[Any] | None = None
 
     def enter(self) -> None:
         """Make this the innermost execution of the running asyncio task."""
-        if self.runner is not None and self.stranded is not None:
+        if self.runner is not None and self._is_alone(self.runner):
             self.runner.add_done_callback(self._runner_ended)
         outer = _current.get()
         # A task that this one merely spawned inherits the variable, and must not keep it alive.
@@ -58,12 +62,15 @@ class Execution:
             self.runner.remove_done_callback(self._runner_ended)
         _current.set(self.outer)
 
+    def _is_alone(self, runner: asyncio.Task[object]) -> bool:
+        """Whether the asyncio task is taskiq's own for this execution, and no sender's."""
+        code = getattr(runner.get_coro(), "cr_code", None)
+        return self.stranded is not None and code is not None and code.co_name == "callback"
+
     def _runner_ended(self, runner: asyncio.Task[object]) -> None:
         error = None if runner.cancelled() else runner.exception()
         if isinstance(error, Exception) and self.stranded is not None:
-            self.error = error
-            self.end()
-            self.stranded(self)
+            self.stranded(self, error)
 
     def end(self) -> None:
         """Note how long it took."""

@@ -6,10 +6,13 @@ import asyncio
 import logging
 import os
 import socket
+import traceback
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskiq import TaskiqMiddleware
+from taskiq.acks import AckController
 from taskiq.exceptions import NoResultError
 
 from taskiq_pg_json.errors import ConfigurationError
@@ -76,8 +79,9 @@ class TaskInfoMiddleware(TaskiqMiddleware):
 
     async def shutdown(self) -> None:
         """Wait for the ends that are being written."""
-        if self._ends:
-            await asyncio.wait(self._ends)
+        loop = asyncio.get_running_loop()  # a fork copies those of its parent
+        if ends := [end for end in self._ends if end.get_loop() is loop]:
+            await asyncio.wait(ends)
 
     def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
         """Note when the task is sent."""
@@ -98,18 +102,22 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         if self._record_started:
             await self._record(message, Status.STARTED, info)
             begun_at = _now()
-        Execution(message.task_id, info, begun_at, stranded=self._give_an_end).enter()
+        stranded = partial(self._give_an_end, message)
+        Execution(message.task_id, info, begun_at, stranded=stranded).enter()
         return message
 
     def on_error(
         self,
         message: TaskiqMessage,
-        result: TaskiqResult[Any],  # noqa: ARG002 - taskiq's signature
+        result: TaskiqResult[Any],
         exception: BaseException,
     ) -> None:
         """Keep what was raised: a retry middleware puts a NoResultError in its place."""
         execution = current_execution(message.task_id)
-        if execution is not None and not isinstance(exception, NoResultError):
+        if execution is None:
+            return
+        execution.result = result
+        if not isinstance(exception, NoResultError):
             execution.error = exception
 
     async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
@@ -119,6 +127,7 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         execution = current_execution(message.task_id)
         if execution is None:
             return
+        execution.result = result
         execution.end()
         if self._store is None:  # nobody else takes it
             execution.leave()
@@ -128,17 +137,27 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         info = execution.info
         if execution.error is not None:
             await self._record(message, Status.RETRY, info, execution.error)
-        elif message.labels.get(_REQUEUE_LABEL) != info.labels.get(_REQUEUE_LABEL):
+        elif self._is_requeued(message, execution):
             # The message is sent again without the label: the row keeps the time.
             await self._record(message, Status.QUEUED, info)
         elif self._record_queued or self._record_started:
             await self._discard(message, info)
 
-    def _give_an_end(self, execution: Execution) -> None:
-        """Store a FAILURE for a task that taskiq has dropped.
+    def _give_an_end(self, message: TaskiqMessage, execution: Execution, error: Exception) -> None:
+        """Store a FAILURE for a task that taskiq has dropped, unless it is sent once more.
 
-        It does so where a dependency fails while it is closed, or another middleware raises.
+        taskiq drops it where a dependency fails while it is closed, or another middleware raises.
         """
+        result = execution.result
+        is_sent_again = (
+            (result is not None and isinstance(result.error, NoResultError))
+            or self._is_requeued(message, execution)
+            or _was_not_acknowledged(error)
+        )
+        if is_sent_again:
+            return
+        execution.error = error
+        execution.end()
         task = asyncio.get_running_loop().create_task(self._record_end(execution))
         self._ends.add(task)
         task.add_done_callback(self._ends.discard)
@@ -152,6 +171,11 @@ class TaskInfoMiddleware(TaskiqMiddleware):
             await self._store.set_result(execution.task_id, outcome)
         except Exception:  # nobody waits for this one
             logger.exception("The end of task %s is not stored.", execution.task_id)
+
+    @staticmethod
+    def _is_requeued(message: TaskiqMessage, execution: Execution) -> bool:
+        sent = execution.info.labels.get(_REQUEUE_LABEL)
+        return bool(message.labels.get(_REQUEUE_LABEL) != sent)
 
     @property
     def _store(self) -> ResultStore | None:
@@ -215,6 +239,12 @@ class TaskInfoMiddleware(TaskiqMiddleware):
             await self._store.discard_state(message.task_id, info)
         except Exception:  # likewise
             logger.exception("The state of task %s is not taken back.", message.task_id)
+
+
+def _was_not_acknowledged(error: Exception) -> bool:
+    """Whether it came from acknowledging the message, which the broker then sends once more."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code is AckController.ack.__code__ for frame, _ in frames)
 
 
 def _now() -> datetime:

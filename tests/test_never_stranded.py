@@ -15,9 +15,22 @@ from typing import Any
 import pytest
 from psycopg import sql
 from road import PROMPTLY, HeldBroker, PickleFormatter, finished
-from taskiq import AsyncTaskiqTask, Context, InMemoryBroker, TaskiqDepends, TaskiqMiddleware
+from taskiq import (
+    Context,
+    InMemoryBroker,
+    SimpleRetryMiddleware,
+    TaskiqDepends,
+    TaskiqMiddleware,
+)
+from taskiq.exceptions import SendTaskError
 
-from taskiq_pg_json import JsonSerializer, ResultEncodeError, Status, TaskInfoMiddleware
+from taskiq_pg_json import (
+    JsonSerializer,
+    ResultEncodeError,
+    ResultStore,
+    Status,
+    TaskInfoMiddleware,
+)
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
 pytestmark = pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
@@ -609,31 +622,24 @@ class _Raises(TaskiqMiddleware):
 
 
 @pytest.mark.parametrize("record_started", [False, True])
-@pytest.mark.parametrize("inplace", [False, True])
 async def test_a_dependency_that_fails_on_its_way_out_ends_the_task(
-    start_broker, backend, record_started, inplace
+    start_broker, backend, record_started
 ):
-    broker = await start_broker(
-        InMemoryBroker(await_inplace=inplace),
-        backend,
-        TaskInfoMiddleware(record_started=record_started),
-    )
+    middleware = TaskInfoMiddleware(record_started=record_started)
+    broker = await start_broker(InMemoryBroker(), backend, middleware)
 
     @broker.task
     async def load(session: str = TaskiqDepends(_session)):
+        await asyncio.sleep(0.05)
         return session
 
-    async def send():
-        return await load.kicker().with_task_id("id").kiq()
-
-    await asyncio.gather(asyncio.create_task(send()), return_exceptions=True)
-    result = await AsyncTaskiqTask("id", backend).wait_result(**PROMPTLY)
+    result = await (await load.kiq()).wait_result(**PROMPTLY)
     assert result.is_err
-    # Where the sender runs the task itself, it is the sender's error.
-    assert isinstance(result.error.__cause__ if inplace else result.error, ConnectionError)
-    record = await backend.store.get("id")
+    assert isinstance(result.error, ConnectionError)
+    (record,) = (await backend.store.search()).items
     assert record.task_name.endswith("load")
-    assert record.started_at <= record.finished_at
+    assert record.execution_time >= 0.05
+    assert record.started_at < record.finished_at
 
 
 @pytest.mark.parametrize("hook", ["pre_execute", "post_execute"])
@@ -648,26 +654,42 @@ async def test_another_middleware_that_raises_ends_the_task(start_broker, backen
     assert str(result.error) == f"no {hook}"
 
 
-async def test_a_task_that_ends_as_it_should_is_not_given_another_end(
+async def test_whoever_runs_a_task_in_place_has_its_error_and_keeps_his_own(
     start_broker, backend, statuses
 ):
     broker = await start_broker(InMemoryBroker(await_inplace=True), backend, TaskInfoMiddleware())
+
+    @broker.task
+    async def load(session: str = TaskiqDepends(_session)):
+        return session
 
     @broker.task
     async def work():
         return 1
 
     async def caller():
+        with pytest.raises(SendTaskError):
+            await load.kiq()
         await (await work.kiq()).wait_result(**PROMPTLY)
-        raise ConnectionError("of the caller")
+        raise LookupError("of the caller")
 
     await asyncio.gather(asyncio.create_task(caller()), return_exceptions=True)
     await broker.shutdown()
     assert statuses() == ["SUCCESS"]
 
 
-async def test_an_end_is_stored_before_the_broker_has_shut_down(start_broker, backend):
-    broker = await start_broker(InMemoryBroker(), backend, TaskInfoMiddleware())
+async def test_shutdown_waits_for_the_ends_that_are_being_stored(
+    start_broker, backend, monkeypatch
+):
+    middleware = TaskInfoMiddleware()
+    broker = await start_broker(InMemoryBroker(), backend, middleware)
+    set_result = ResultStore.set_result
+
+    async def slowly(self, task_id, outcome):
+        await asyncio.sleep(0.3)
+        await set_result(self, task_id, outcome)
+
+    monkeypatch.setattr(ResultStore, "set_result", slowly)
 
     @broker.task
     async def load(session: str = TaskiqDepends(_session)):
@@ -676,6 +698,34 @@ async def test_an_end_is_stored_before_the_broker_has_shut_down(start_broker, ba
     await load.kicker().with_task_id("id").kiq()
     with pytest.raises(ConnectionError):
         await broker.wait_all()
+    await asyncio.sleep(0)  # until others hear of it
+    await middleware.shutdown()
+    assert (await backend.store.get("id")).status is Status.FAILURE
+
+
+async def test_a_task_that_is_sent_once_more_has_no_end_yet(start_broker, backend, statuses):
+    broker = await start_broker(
+        HeldBroker(),
+        backend,
+        TaskInfoMiddleware(),
+        _Raises("post_execute"),
+        SimpleRetryMiddleware(),
+    )
+
+    @broker.task
+    async def again(context: Context = TaskiqDepends()):
+        await context.requeue()
+
+    @broker.task(retry_on_error=True)
+    async def fail():
+        raise ValueError
+
+    for task in (again, fail):
+        await task.kiq()
+        running = asyncio.create_task(broker.receiver.callback(broker.held.popleft().message))
+        with pytest.raises(ConnectionError):
+            await running
+        assert len(broker.held) == 1
+        broker.held.clear()
     await broker.shutdown()
-    async with backend.store:
-        assert (await backend.store.get("id")).status is Status.FAILURE
+    assert statuses() == []
