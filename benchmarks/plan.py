@@ -69,7 +69,7 @@ WHOLE = Plan(
     seconds={
         "small": 290.0,
         "medium": 290.0,
-        "large": 290.0,
+        "large": 270.0,
         "progress": 30.0,
         "bloat": 10.0,
         "latency": 30.0,

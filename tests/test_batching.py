@@ -3,13 +3,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 
 from taskiq_pg_json.errors import NotStartedError
-from taskiq_pg_json.store.batching import MicroBatcher
+from taskiq_pg_json.store.batching import MicroBatcher, later
 
 
 class RejectedError(Exception):
@@ -128,9 +129,48 @@ async def test_the_last_item_of_a_key_wins_in_a_batch():
     assert [item.number for item in server.flushed] == [0, 9]
 
 
+async def test_the_item_that_is_chosen_stands_for_all_of_its_key_in_a_batch():
+    server = Server()
+    batcher = make_batcher(server, choose=partial(max, key=lambda item: item.number))
+    items = [Item(number, key="same") for number in (0, 5, 9, 7, 8)]
+    await asyncio.gather(*map(batcher.submit, items))
+    assert [item.number for item in server.flushed] == [0, 9]
+
+
+@pytest.mark.parametrize("count", [1, 20])
+async def test_an_item_that_is_set_apart_fails_alone_with_its_error(count):
+    async def flush(items):
+        await turns(1)
+        return [LookupError(item.number) if item.number == 0 else item.number for item in items]
+
+    batcher = MicroBatcher(flush, key=lambda item: item.key)
+    items = [Item(number, key=str(number)) for number in reversed(range(count))]
+    ended = await asyncio.gather(*map(batcher.submit, items), return_exceptions=True)
+    assert isinstance(ended.pop(), LookupError)
+    assert ended == list(reversed(range(1, count)))
+
+
+async def test_an_error_that_no_item_is_to_blame_for_is_that_of_its_part_alone():
+    async def flush(items):
+        await turns(1)
+        numbers = {item.number for item in items}
+        if 3 in numbers and len(numbers) > 1:
+            raise ValueError("halve it")
+        if 3 in numbers:
+            raise LookupError("not its fault")
+        return [item.number for item in items]
+
+    batcher = MicroBatcher(flush, key=lambda item: item.key, rejects=(ValueError,))
+    items = [Item(number, key=str(number)) for number in range(100, 108)]
+    items.insert(4, Item(3, key="3"))
+    ended = await asyncio.gather(*map(batcher.submit, items), return_exceptions=True)
+    assert isinstance(ended.pop(4), LookupError)
+    assert ended == list(range(100, 108))
+
+
 async def test_items_of_a_key_wait_for_one_another_where_each_counts():
     server = Server()
-    batcher = make_batcher(server, last_wins=False, lanes=3)
+    batcher = make_batcher(server, choose=None, lanes=3)
     items = [Item(number, key=str(number % 2)) for number in range(10)]
     await asyncio.gather(*map(batcher.submit, items))
     for key in ("0", "1"):
@@ -268,7 +308,7 @@ plans = st.fixed_dictionaries(
 options = st.fixed_dictionaries(
     {
         "lanes": st.integers(1, 3),
-        "last_wins": st.booleans(),
+        "choose": st.sampled_from([later, None]),
         "max_waiting": st.sampled_from([1, 3, 100]),
     }
 )
@@ -316,7 +356,7 @@ def test_every_accepted_item_ends_exactly_once(plan, options, server, task_facto
         number = error.args[0][0] if error else task.result()
         assert items[number].bad is bool(error)
         assert items[number].key == item.key
-        assert number == item.number or (options["last_wins"] and number > item.number)
+        assert number == item.number or (options["choose"] and number > item.number)
         assert (number in flushed) is not bool(error)
     for key in "abcd":
         numbers = [item.number for item in server.flushed if item.key == key]

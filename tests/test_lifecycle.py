@@ -13,7 +13,14 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 from road import eventually
 
-from taskiq_pg_json import NotStartedError, Outcome, Progress, ResultStore, Status
+from taskiq_pg_json import (
+    ForeignTableError,
+    NotStartedError,
+    Outcome,
+    Progress,
+    ResultStore,
+    Status,
+)
 
 
 @pytest.fixture
@@ -93,7 +100,7 @@ async def test_results_that_come_after_shutdown_are_stored(named, connected):
         await asyncio.sleep(0)
     await asyncio.gather(stopping, *writing)
     await named.set_result("last", Outcome(threading.Lock()))
-    assert connected() == 0
+    await eventually(lambda: connected() == 0)
     async with named:
         records = await named.get_many([f"{n} during" for n in range(50)])
         assert [record.return_value for record in records.values()] == list(range(50))
@@ -122,6 +129,51 @@ async def test_a_result_that_the_server_refuses_after_shutdown_has_an_end_too(
         assert "refused" in str((await named.get("id")).error)
 
 
+async def test_many_results_after_shutdown_need_few_connections(named, connected):
+    async with named:
+        pass
+    writing = [asyncio.create_task(named.set_result(str(n), Outcome(n))) for n in range(2_000)]
+    most = 0
+    while not all(write.done() for write in writing):
+        most = max(most, connected())
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*writing)
+    assert 0 < most <= 5
+    async with named:
+        assert await named.count() == 2_000
+
+
+async def test_the_last_result_of_a_task_stands_after_shutdown_too(named):
+    async with named:
+        pass
+    await asyncio.gather(*(named.set_result("id", Outcome(n)) for n in range(10)))
+    async with named:
+        assert (await named.get("id")).return_value == 9
+
+
+async def test_a_result_after_shutdown_finds_its_table_as_the_others_do(
+    dsn, table_name, schema_name
+):
+    async def configure(connection):
+        await connection.execute(f'SET search_path = "{schema_name}"')
+        await connection.commit()
+
+    store = ResultStore(dsn, table_name=table_name, configure=configure)
+    async with store:
+        await store.set_result("before", Outcome(1))
+    await store.set_result("late", Outcome(2))
+    async with store:
+        assert (await store.get("late")).return_value == 2
+
+
+async def test_a_store_whose_start_has_failed_takes_no_results(named, admin, table_name):
+    admin.execute(f'CREATE TABLE "{table_name}" (mine int)')
+    with pytest.raises(ForeignTableError):
+        await named.startup()
+    with pytest.raises(NotStartedError):
+        await asyncio.wait_for(named.set_result("id", Outcome(1)), 5)
+
+
 async def test_a_result_that_comes_after_a_lent_pool_was_closed_is_stored(dsn, table_name):
     async with AsyncConnectionPool(dsn, open=False) as pool:
         store = ResultStore(pool=pool, table_name=table_name)
@@ -146,6 +198,27 @@ def _use_in_child(store, pipe):
         pipe.send(repr(error))
         raise
     pipe.send("done")
+
+
+def _start_in_child(store, pipe):
+    try:
+        asyncio.run(store.startup())
+    except NotStartedError as error:
+        pipe.send(repr(error))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_a_pool_that_was_lent_is_not_for_a_forked_process(pool, table_name):
+    fork = multiprocessing.get_context("fork")
+    async with ResultStore(pool=pool, table_name=table_name) as store:
+        ours, theirs = fork.Pipe()
+        child = fork.Process(target=_start_in_child, args=(store, theirs))
+        child.start()
+        assert await asyncio.to_thread(ours.poll, 20)
+        assert "forked from: make a pool here" in ours.recv()
+        await asyncio.to_thread(child.join, 20)
+        await store.set_result("id", Outcome(1))
+        assert await store.is_ready("id")
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from datetime import datetime, timedelta, timezone
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from taskiq_pg_json import Outcome, Progress, ResultEncodeError, ResultStore, Status, TaskInfo
 from taskiq_pg_json.store import writes
 
+SECOND = timedelta(seconds=1)
 KILL_WRITERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND query LIKE %s
@@ -182,3 +185,101 @@ async def test_shutdown_writes_all_that_was_accepted(dsn, table_name):
     assert {record.status for record in records.values()} == {Status.SUCCESS}
     assert {record.progress.state for record in records.values()} == {"done"}
     assert len(records) == 500
+
+
+REFUSE = """
+CREATE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS $refuse$
+BEGIN
+    IF NEW.return_value = '"bad"' THEN
+        RAISE EXCEPTION 'not this one' USING ERRCODE = '{code}';
+    END IF;
+    RETURN NEW;
+END $refuse$;
+CREATE TRIGGER refuse BEFORE INSERT ON {table}
+FOR EACH ROW EXECUTE FUNCTION {table}_refuse();
+"""
+
+
+@pytest.mark.parametrize("code", ["42501", "42703", "42P01", "53200"])
+async def test_a_row_that_is_refused_as_the_table_may_be_fails_alone_and_at_once(
+    store, admin, table_name, code
+):
+    admin.execute(REFUSE.format(table=table_name, code=code))
+    ids = new_ids(300)
+    values = ["bad" if number == 170 else number for number in range(300)]
+    outcomes = dict(zip(ids, map(Outcome, values), strict=True))
+    storing = [store.set_result(id_, outcome) for id_, outcome in outcomes.items()]
+    await asyncio.wait_for(asyncio.gather(*storing), 10)
+    records = await store.get_many(ids)
+    assert "not this one" in str(records[ids[170]].error)
+    del ids[170], values[170]
+    assert [records[id_].return_value for id_ in ids] == values
+    admin.execute(f"DROP FUNCTION {table_name}_refuse CASCADE")
+
+
+@pytest.mark.parametrize("code", ["42501", "53200"])
+async def test_a_row_that_is_refused_as_the_table_may_be_has_an_end_when_it_is_alone(
+    store, admin, table_name, code, monkeypatch
+):
+    monkeypatch.setattr(writes, "_WAIT_FOR_TABLE", {code: 0.3})
+    admin.execute(REFUSE.format(table=table_name, code=code))
+    await asyncio.wait_for(store.set_result("id", Outcome("bad")), 10)
+    assert "not this one" in str((await store.get("id")).error)
+    admin.execute(f"DROP FUNCTION {table_name}_refuse CASCADE")
+
+
+async def test_a_batch_that_is_too_large_for_the_session_s_limit_is_halved(dsn, table_name, admin):
+    admin_sleeps = REFUSE.replace(
+        "IF NEW.return_value = '\"bad\"' THEN\n"
+        "        RAISE EXCEPTION 'not this one' USING ERRCODE = '{code}';\n"
+        "    END IF;",
+        "PERFORM pg_sleep(0.002);",
+    )
+    async with ResultStore(
+        make_conninfo(dsn, options="-c statement_timeout=100ms"), table_name=table_name
+    ) as store:
+        admin.execute(admin_sleeps.format(table=table_name))
+        ids = new_ids(300)
+        await asyncio.wait_for(
+            asyncio.gather(*(store.set_result(id_, Outcome(id_)) for id_ in ids)), 20
+        )
+        assert await store.count() == 300
+    admin.execute(f"DROP FUNCTION {table_name}_refuse CASCADE")
+
+
+def attempt(seconds, worker="one"):
+    begun = datetime(2026, 3, 1, tzinfo=timezone.utc) + seconds * SECOND
+    return TaskInfo("task", worker=worker, started_at=begun)
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        (attempt(2), attempt(1), "first"),
+        (attempt(1), attempt(2), "second"),
+        (attempt(1), attempt(1), "second"),
+        (attempt(2), attempt(1, "two"), "second"),  # whose clock may be behind
+        (attempt(20), attempt(1, "two"), "first"),
+        (attempt(20), None, "second"),
+        (None, attempt(20), "second"),
+    ],
+)
+async def test_the_end_of_the_later_attempt_stands(store, together, first, second, found):
+    (task_id,) = new_ids(1)
+    ends = [(task_id, Outcome("first", info=first)), (task_id, Outcome("second", info=second))]
+    others = [(id_, Outcome()) for id_ in new_ids(3)]
+    if together:  # the first of the others goes out alone
+        await asyncio.gather(*(store.set_result(*end) for end in [*others, *ends]))
+    else:
+        for end in ends:
+            await store.set_result(*end)
+    assert (await store.get(task_id)).return_value == found
+
+
+async def test_an_end_that_has_expired_keeps_no_other_out(dsn, table_name):
+    async with ResultStore(dsn, table_name=table_name, result_ttl=0.5) as store:
+        await store.set_result("id", Outcome("first", info=attempt(20)))
+        await asyncio.sleep(0.6)
+        await store.set_result("id", Outcome("second", info=attempt(1)))
+        assert (await store.get("id")).return_value == "second"

@@ -1,6 +1,7 @@
 -- finish --
 -- Store how tasks ended. A row that the middleware said nothing of keeps what an earlier one said; an
--- attempt that began before the one whose end is there already changes nothing. It is kept from when it is
+-- attempt that began before the one whose end is there already changes nothing; another worker's clock may
+-- differ by some seconds. A result is kept from when it is
 -- stored, by the server's clock, and for seconds, as a day has other hours where the clocks of the session's
 -- zone change.
 INSERT INTO {results} AS result (
@@ -38,7 +39,10 @@ ON CONFLICT (task_id) DO UPDATE SET
                           ELSE excluded.types END,
     pickled        = excluded.pickled,
     serializer     = excluded.serializer
-WHERE result.finished_at IS NULL OR (excluded.started_at < result.started_at) IS NOT TRUE;
+WHERE result.finished_at IS NULL OR result.expires_at <= now()
+   OR (excluded.started_at < result.started_at
+       - CASE WHEN excluded.worker IS NOT DISTINCT FROM result.worker THEN interval '0'
+              ELSE %(clocks_differ_by)b::interval END) IS NOT TRUE;
 
 -- finish_one --
 -- A batch of one row: it costs half of what arrays do.

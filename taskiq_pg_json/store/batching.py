@@ -19,6 +19,11 @@ _Waiting = tuple[ItemT, "asyncio.Future[ResultT]"]
 _FLUSHES_ASIDE = 2
 
 
+def later(_earlier: ItemT, item: ItemT) -> ItemT:
+    """The last write wins."""
+    return item
+
+
 class _Batch(Generic[ItemT, ResultT]):
     """The items of one flush by their keys.
 
@@ -60,14 +65,16 @@ class MicroBatcher(Generic[ItemT, ResultT]):
     next batch. ``submit`` returns when the flush of its own item has returned.
 
     Items of one key are flushed in the order of their arrival and never by two flushes at once. In
-    one batch the last of them stands for all (``last_wins``), or each waits for a batch of its own.
+    one batch one of them stands for all (``choose``), or each waits for a batch of its own.
 
     Args:
-        flush: writes or reads one batch, whole or not at all; returns one result an item, in order.
+        flush: writes or reads one batch, whole or not at all; returns one result an item, in order,
+            or the error of an item that it has set apart.
         key: what an item is about, such as its task id.
         size: an item's weight in bytes.
         rejects: the errors that one bad item causes; the batch is then halved until it is alone.
-        last_wins: whether the last item of a key makes the earlier ones of a batch superfluous.
+        choose: which of two items of a key, an earlier and a later one, makes the other superfluous
+            in a batch; None where neither does.
         max_rows: items in one batch.
         max_bytes: bytes in one batch; an item that is heavier by itself is flushed by itself,
             beside the lanes, so that it stalls nobody.
@@ -77,12 +84,12 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     def __init__(
         self,
-        flush: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT]]],
+        flush: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]],
         *,
         key: Callable[[ItemT], Hashable],
         size: Callable[[ItemT], int] | None = None,
         rejects: tuple[type[Exception], ...] = (),
-        last_wins: bool = True,
+        choose: Callable[[ItemT, ItemT], ItemT] | None = later,
         max_rows: int = 500,
         max_bytes: int = 1 << 20,
         max_waiting: int = 10_000,
@@ -92,7 +99,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._key = key
         self._size = size
         self._rejects = rejects
-        self._last_wins = last_wins
+        self._choose = choose
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._lanes = lanes
@@ -148,11 +155,14 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         key = self._key(item)
         self._in_flight.add(key)
         try:
-            return (await self._flush((item,)))[0]
+            (result,) = await self._flush((item,))
         finally:
             self._active -= 1
             self._in_flight.remove(key)
             self._wake()
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     async def _submit_in_turn(self, item: ItemT) -> ResultT:
         """Wait for room first."""
@@ -234,6 +244,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         batch: _Batch[ItemT, ResultT] = _Batch()
         entries, waiting, in_flight = batch.entries, self._waiting, self._in_flight
         key_of, size_of, max_bytes = self._key, self._size, self._max_bytes
+        choose = self._choose
         left: list[_Waiting[ItemT, ResultT]] = []
         total = size = 0
         # An even share, lest one lane go on with almost all items and the other with almost none.
@@ -246,11 +257,14 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             key = key_of(item)
             if size_of is not None:
                 size = size_of(item)
-            if key in in_flight or (key in entries and not self._last_wins):
+            if key in in_flight or (key in entries and choose is None):
                 left.append(entry)
                 continue
-            if key in entries:
-                batch.superseded.append((key, entries[key][1]))
+            if choose is not None and key in entries:
+                earlier = entries[key]
+                if choose(earlier[0], item) is not item:
+                    entry, earlier = earlier, entry
+                batch.superseded.append((key, earlier[1]))
             elif size > max_bytes:
                 self._send_aside(key, entry)
                 continue
@@ -292,14 +306,27 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             self._in_flight.difference_update(batch.entries)
 
     async def _settle(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
-        """Flush; halve the batch until an item that makes it fail stands alone."""
+        """Flush; halve the batch until an item that makes it fail stands alone.
+
+        Both halves at once: what is alone may take long to fail.
+        """
         try:
             return await self._flush(items)
         except self._rejects as error:
             if len(items) == 1:
                 return [error]
-        half = len(items) // 2
-        return [*await self._settle(items[:half]), *await self._settle(items[half:])]
+        middle = len(items) // 2
+        halves = items[:middle], items[middle:]
+        settled = await asyncio.gather(*map(self._settle, halves), return_exceptions=True)
+        results: list[ResultT | Exception] = []
+        for half, found in zip(halves, settled, strict=True):
+            if not isinstance(found, BaseException):
+                results += found
+            elif isinstance(found, Exception):
+                results += [found] * len(half)
+            else:
+                raise found
+        return results
 
 
 def _closed_error() -> NotStartedError:

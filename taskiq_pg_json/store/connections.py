@@ -13,9 +13,10 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.errors import CannotConnectNow, ReadOnlySqlTransaction
 from psycopg.pq import PGconn, Ping
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from taskiq_pg_json.errors import ConfigurationError, NotStartedError
+from taskiq_pg_json.store import forking
 from taskiq_pg_json.store.arguments import (
     check_pool,
     check_pool_arguments,
@@ -24,7 +25,7 @@ from taskiq_pg_json.store.arguments import (
 )
 from taskiq_pg_json.store.dsn import called, check_dsn, conninfo_of
 from taskiq_pg_json.store.kept import KeptConnections
-from taskiq_pg_json.store.retrying import LIMITS, is_transient, retry
+from taskiq_pg_json.store.retrying import LIMITS, NEVER, is_transient, retry
 from taskiq_pg_json.store.wire import Wire
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Connections:
         self._pool = pool
         self._kept: KeptConnections | None = None
         self._open = False
+        self._is_parents = False
+        self._forget: Callable[[], None] = _nothing
         self._recoveries: set[asyncio.Task[None]] = set()
         check_dsn(dsn)
         check_pool(pool)
@@ -93,6 +96,11 @@ class Connections:
             psycopg.OperationalError: the server refuses us, as with a wrong password.
             WriteTimeoutError: it could not be reached for ``retry_for`` seconds.
         """
+        if self._is_parents:
+            raise NotStartedError(
+                "The pool that was lent is that of the process which this one was forked from: "
+                "make a pool here, and a store with it."
+            )
         if not self._lent:
             self._pool = self._made_pool()
             await self._retry(self._probe)
@@ -118,12 +126,19 @@ class Connections:
         if not self._lent:
             self._pool = None
 
+    def watch_forks(self, forget: Callable[[], None]) -> None:
+        """Leave the pool to this process in those that are forked from it, and call ``forget``."""
+        self._forget = forget
+        forking.watch(self)
+
     def leave_to_parent(self) -> None:
-        """Leave the pool to the process that this one was forked from."""
+        """Leave the pool to the process that this one was forked from, and its sockets alone."""
         self._open = False
         self._kept = None
+        self._is_parents = self._lent
         if not self._lent:
             self._pool = None
+        self._forget()
 
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:
@@ -172,13 +187,15 @@ class Connections:
         *,
         prepare: bool = True,
         also: Collection[str] = LIMITS,
+        briefly: Mapping[str, float] = NEVER,
     ) -> list[Any]:
         """Run one statement that may run twice, and return its rows as tuples.
 
         A time limit of the session's is none of its caller's: it is tried again like a lost one.
-        ``also`` are the SQLSTATEs of all that is.
+        ``also`` are the SQLSTATEs of all that is, ``briefly`` of what is for so many seconds.
         """
-        return await self._retry(partial(self._execute, statement, values, prepare), also)
+        attempt = partial(self._execute, statement, values, prepare)
+        return await self._retry(attempt, also, briefly)
 
     async def _execute(
         self, statement: bytes, values: Mapping[str, object], prepare: bool
@@ -207,7 +224,12 @@ class Connections:
                 await kept.let_go(wire)
 
     async def execute_light(
-        self, statement: bytes, values: Mapping[str, object], *, also: Collection[str] = LIMITS
+        self,
+        statement: bytes,
+        values: Mapping[str, object],
+        *,
+        also: Collection[str] = LIMITS,
+        briefly: Mapping[str, float] = NEVER,
     ) -> None:
         """Run a statement that takes the server about as long as its values take Python.
 
@@ -219,7 +241,7 @@ class Connections:
                 return
         except psycopg.Error as error:
             logger.debug("A batch goes on by itself: %s", error)
-        await self.execute(statement, values, also=also)
+        await self.execute(statement, values, also=also, briefly=briefly)
 
     async def _execute_behind(self, statement: bytes, values: Mapping[str, object]) -> bool:
         """Run a statement in the pipeline; False where it should not be."""
@@ -253,9 +275,14 @@ class Connections:
         return connection
 
     async def _retry(
-        self, attempt: Callable[[], Awaitable[ResultT]], also: Collection[str] = ()
+        self,
+        attempt: Callable[[], Awaitable[ResultT]],
+        also: Collection[str] = (),
+        briefly: Mapping[str, float] = NEVER,
     ) -> ResultT:
-        return await retry(attempt, seconds=self._retry_for, recover=self._recover, also=also)
+        return await retry(
+            attempt, seconds=self._retry_for, recover=self._recover, also=also, briefly=briefly
+        )
 
     async def _recover(self) -> None:
         """After one connection was lost the others are suspect: have them looked at.
@@ -314,13 +341,24 @@ class Connections:
         return resolved
 
 
+def _nothing() -> None:
+    pass
+
+
 class ConnectionsApart(Connections):
     """Opens a connection for each statement, and closes it; never open, and never to be closed."""
 
     @asynccontextmanager
-    async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:  # noqa: ARG002 - it waits for no other
+    async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:
         """Open a connection of its own, in autocommit mode."""
-        async with await self.connect() as connection:
+        try:
+            connection = await asyncio.wait_for(self.connect(), timeout)
+        except asyncio.TimeoutError as error:
+            raise PoolTimeout(f"there was no connection after {timeout:g} s") from error
+        async with connection:
+            pool = self._pool or self._made_pool()
+            if pool._configure is not None:  # noqa: SLF001 - it may set what finds the table
+                await pool._configure(connection)  # noqa: SLF001 - likewise
             _check_encoding(connection)
             yield connection
 

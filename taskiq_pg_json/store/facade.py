@@ -12,14 +12,13 @@ from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
 from taskiq_pg_json.store.arguments import checked_ttl
 from taskiq_pg_json.store.connections import Connections, ConnectionsApart
-from taskiq_pg_json.store.forking import after_fork
 from taskiq_pg_json.store.listen import Listener
 from taskiq_pg_json.store.reads import Heavy, Reader
 from taskiq_pg_json.store.rows import RowEncoder, refused_progress
 from taskiq_pg_json.store.searchable import Searchable
 from taskiq_pg_json.store.task_ids import checked_task_id, checked_uuid, listed
 from taskiq_pg_json.store.waiting import Waiter
-from taskiq_pg_json.store.writes import ROW_ERRORS, Writer, check_size
+from taskiq_pg_json.store.writes import REFUSALS, Writer, check_size
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable
@@ -99,6 +98,7 @@ class ResultStore(Searchable):
         self._coming_or_going = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._was_started = False
+        self._late: tuple[asyncio.AbstractEventLoop, Writer] | None = None
         self._checked_id = checked_uuid if field_for_task_id == "Uuid" else checked_task_id
         self._rows = RowEncoder(self.serializer)
         server: dict[str, Any] = {
@@ -110,7 +110,7 @@ class ResultStore(Searchable):
         self._connections = Connections(**server)
         self._connections_apart = ConnectionsApart(**server)
         self._connect_batchers()
-        after_fork(self._leave_to_parent)
+        self._connections.watch_forks(self._forget_parents)
 
     async def __aenter__(self) -> Self:
         await self.startup()
@@ -141,7 +141,6 @@ class ResultStore(Searchable):
                 return
             self._loop = asyncio.get_running_loop()
             await self._connections.open()
-            self._was_started = True
             self._connect_batchers()
             try:
                 if self._migrate == "auto":
@@ -151,6 +150,7 @@ class ResultStore(Searchable):
             except BaseException:  # cancelled or failed, the pool must not stay open
                 await self._connections.close()
                 raise
+            self._was_started = True
 
     async def shutdown(self) -> None:
         """Write all that was accepted and close the pool, unless it was lent.
@@ -228,7 +228,7 @@ class ResultStore(Searchable):
             try:
                 check_size(row)
                 await self._writer.results.submit(row)
-            except ROW_ERRORS as error:
+            except REFUSALS as error:
                 await self._store_less(self._writer, checked, outcome, error)
         except NotStartedError:
             if not self._was_started:
@@ -277,7 +277,7 @@ class ResultStore(Searchable):
         row = self._rows.progress(self._checked_id(task_id), progress)
         try:
             await self._writer.progress.submit(row)
-        except ROW_ERRORS as error:
+        except REFUSALS as error:
             raise refused_progress(task_id, progress, error) from error
 
     async def get_progress(self, task_id: str) -> Progress | None:
@@ -344,14 +344,15 @@ class ResultStore(Searchable):
 
     async def _store_late(self, row: ResultRow, task_id: str, outcome: Outcome) -> None:
         """Store a result after ``shutdown()``, or in a process forked from a started one."""
-        writer = self._new_writer(self._connections_apart)
+        loop = asyncio.get_running_loop()
+        if self._late is None or self._late[0] is not loop:
+            self._late = loop, self._new_writer(self._connections_apart)
+        writer = self._late[1]
         try:
             check_size(row)
             await writer.results.submit(row)
-        except ROW_ERRORS as error:
+        except REFUSALS as error:
             await self._store_less(writer, task_id, outcome, error)
-        finally:
-            await writer.close()
 
     async def _store_less(
         self, writer: Writer, task_id: str, outcome: Outcome, reason: Exception
@@ -360,7 +361,7 @@ class ResultStore(Searchable):
         submit = writer.lesser_results.submit
         row = self._rows.without_call(task_id, outcome, reason)
         if row is not None:
-            with suppress(*ROW_ERRORS):
+            with suppress(*REFUSALS):
                 check_size(row)
                 await submit(row)
                 return
@@ -380,11 +381,10 @@ class ResultStore(Searchable):
         self._connections.give_up()
         self._connect_batchers()
 
-    def _leave_to_parent(self) -> None:
-        """Forget what a fork has copied, whose sockets are those of the process it comes from."""
-        self._loop = None
+    def _forget_parents(self) -> None:
+        """Forget what a fork has copied of the process that it comes from."""
+        self._loop = self._late = None
         self._coming_or_going = asyncio.Lock()
-        self._connections.leave_to_parent()
         self._connect_batchers()
 
     def _connect_batchers(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
@@ -14,7 +15,7 @@ from psycopg_pool import PoolClosed, PoolTimeout
 from taskiq_pg_json.errors import NotStartedError, WriteTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
 logger = logging.getLogger("taskiq_pg_json")
 
@@ -28,17 +29,17 @@ LIMITS = frozenset(
 )
 """The SQLSTATEs of a statement that took longer than its session allows."""
 
-OUT_OF_MEMORY = "53200"
-"""A row's own fault where it is large; else others have all the memory that there is."""
-
-TABLE_CHANGES = frozenset(
+NO_WRITES = frozenset(
     {
-        "42501",  # insufficient_privilege
-        "42703",  # undefined_column
-        "42P01",  # undefined_table
+        "25006",  # read_only_sql_transaction: of a standby behind a pooler, say
+        "53100",  # disk_full
+        "53400",  # configuration_limit_exceeded
+        "58030",  # io_error
     }
 )
-"""What becomes of a statement while somebody replaces the table, or its rights."""
+"""The SQLSTATEs of a server that writes nothing for a while."""
+
+NEVER: Mapping[str, float] = MappingProxyType({})
 
 _FIRST_PAUSE = 0.05  # seconds; doubles up to the longest
 _LONGEST_PAUSE = 2.0
@@ -48,14 +49,10 @@ _TRANSIENT_STATES = frozenset(
         "57P02",  # crash_shutdown
         "57P03",  # cannot_connect_now
         "57P05",  # idle_session_timeout
-        "25006",  # read_only_sql_transaction: of a standby behind a pooler, say
         "25P04",  # transaction_timeout
         "40001",  # serialization_failure
         "40P01",  # deadlock_detected
-        "53100",  # disk_full
         "53300",  # too_many_connections
-        "53400",  # configuration_limit_exceeded
-        "58030",  # io_error
     }
 )
 # What a server says that will soon be there, or have room; libpq gives no code with it.
@@ -80,6 +77,7 @@ async def retry(
     seconds: float,
     recover: Callable[[], Awaitable[None]],
     also: Collection[str] = (),
+    briefly: Mapping[str, float] = NEVER,
 ) -> ResultT:
     """Do something until it succeeds, with growing pauses.
 
@@ -88,13 +86,15 @@ async def retry(
         seconds: after which to give up.
         recover: what to do before the next attempt.
         also: further SQLSTATEs after which to try again.
+        briefly: those after which to try again for so many seconds.
 
     Raises:
         NotStartedError: the pool has been closed.
         WriteTimeoutError: it has not succeeded in time.
         psycopg.Error: one that would only come again.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
+    deadline = began + seconds
     pause = _FIRST_PAUSE
     while True:
         try:
@@ -102,7 +102,9 @@ async def retry(
         except PoolClosed as error:
             raise NotStartedError("The pool that was lent has been closed.") from error
         except psycopg.Error as error:
-            if not is_transient(error) and error.sqlstate not in also:
+            state = error.sqlstate or ""
+            is_brief = time.monotonic() < began + briefly.get(state, 0.0)
+            if not (is_transient(error) or state in also or is_brief):
                 raise
             if time.monotonic() + pause > deadline:
                 raise WriteTimeoutError(

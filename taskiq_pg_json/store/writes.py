@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
@@ -9,29 +10,46 @@ import psycopg
 
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import Announcer
-from taskiq_pg_json.store.batching import MicroBatcher
-from taskiq_pg_json.store.retrying import LIMITS, OUT_OF_MEMORY, TABLE_CHANGES
+from taskiq_pg_json.store.batching import MicroBatcher, later
+from taskiq_pg_json.store.retrying import LIMITS, NO_WRITES
 from taskiq_pg_json.store.statements import BatchStatement, RowT
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
-    from datetime import datetime, timedelta
+    from collections.abc import Awaitable, Callable, Sequence
+    from datetime import datetime
 
     from taskiq_pg_json.schema import Names
     from taskiq_pg_json.store.connections import Connections
     from taskiq_pg_json.store.rows import ProgressRow, ResultRow
 
 # What one bad row makes a whole batch fail with.
-ROW_ERRORS = (
+_ROW_ERRORS = (
     psycopg.DataError,
     psycopg.IntegrityError,
     psycopg.errors.ProgramLimitExceeded,
     psycopg.errors.StatementTooComplex,  # nested deeper than the server's stack
-    psycopg.errors.OutOfMemory,
     psycopg.errors.InternalError_,  # "invalid memory alloc request size"
     psycopg.errors.RaiseException,  # of a trigger
     UnicodeEncodeError,
 )
+_LIMIT_ERRORS = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
+"""What a batch fails with that is too large, or has one row that somebody has locked."""
+
+_SUSPECTED = (
+    psycopg.errors.InsufficientPrivilege,  # of row-level security too
+    psycopg.errors.OutOfMemory,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedTable,
+)
+"""What one row makes a statement fail with, or the table that is being replaced."""
+
+_OUT_OF_MEMORY = psycopg.errors.OutOfMemory.sqlstate or ""
+_WAIT_FOR_TABLE = {error.sqlstate or "": 5.0 for error in _SUSPECTED}  # seconds
+_WAIT_TOGETHER = dict.fromkeys(LIMITS, 0.5)  # seconds
+
+REFUSALS = _ROW_ERRORS + _SUSPECTED
+"""What a row that cannot be written fails with."""
+
 _MAX_ROW_BYTES = 1_000_000_000
 """PostgreSQL ends the connection over a message of more than 1 GiB."""
 
@@ -39,13 +57,23 @@ _LIGHT_BYTES = 1_000
 """Larger rows take the server longer than Python; it can use more of its processors for them."""
 
 _INNOCENT_BYTES = 2 << 20
-"""A batch of no more is not what a server has no memory for."""
+"""Rows of no more are not what a server has no memory for."""
 
-_RESULT_WAITS_FOR = LIMITS | TABLE_CHANGES
-"""The SQLSTATEs after which a result is written again, as taskiq would lose it for good."""
+CLOCKS_DIFFER_BY = timedelta(seconds=5)
+"""What two workers' clocks may, so that no later attempt is taken for an earlier one."""
 
+_NONE = timedelta()
 _task_id = itemgetter(0)
 _size = attrgetter("size")
+
+
+def later_attempt(earlier: ResultRow, row: ResultRow) -> ResultRow:
+    """Which of two ends of a task stands, as the statement ``finish`` says it."""
+    begun, began = row.started_at, earlier.started_at
+    if begun is None or began is None:
+        return row
+    tolerance = _NONE if row.worker == earlier.worker else CLOCKS_DIFFER_BY
+    return earlier if begun < began - tolerance else row
 
 
 def check_size(row: ResultRow) -> None:
@@ -85,9 +113,12 @@ class Writer:
             for event in (("ended", "progressed") if notify else ())
         }
         self._shared: dict[str, object] = {"serializer": serializer_name, "ttl": ttl}
-        self.results = self._batcher(self._flush_results, lanes=lanes)
-        self.lesser_results = self._batcher(self._flush_results, lanes=1)
-        self.states = self._batcher(self._flush_states, lanes=lanes, last_wins=False)
+        self._finishing = {**self._shared, "clocks_differ_by": CLOCKS_DIFFER_BY}
+        self.results = self._batcher(self._flush_results, lanes=lanes, choose=later_attempt)
+        self.lesser_results = self._batcher(
+            self._flush_lesser_results, lanes=1, choose=later_attempt
+        )
+        self.states = self._batcher(self._flush_states, lanes=lanes, choose=None)
         self.progress = self._batcher(self._flush_progress, lanes=lanes)
         self.deletions: MicroBatcher[str, bool] = MicroBatcher(
             self._flush_deletions, key=str, lanes=lanes
@@ -115,24 +146,60 @@ class Writer:
 
     def _batcher(
         self,
-        flush: Callable[[Sequence[RowT]], Awaitable[Sequence[None]]],
+        flush: Callable[[Sequence[RowT]], Awaitable[Sequence[Exception | None]]],
         *,
         lanes: int,
-        last_wins: bool = True,
+        choose: Callable[[RowT, RowT], RowT] | None = later,
     ) -> MicroBatcher[RowT, None]:
         return MicroBatcher(
             flush,
             key=_task_id,
             size=_size,
-            rejects=ROW_ERRORS,
-            last_wins=last_wins,
+            rejects=REFUSALS + _LIMIT_ERRORS,
+            choose=choose,
             lanes=lanes,
         )
 
-    async def _flush_results(self, rows: Sequence[ResultRow]) -> Sequence[None]:
-        await self._write(self._finish, rows, self._shared, also=_RESULT_WAITS_FOR)
+    async def _flush_results(self, rows: Sequence[ResultRow]) -> Sequence[Exception | None]:
+        """Write results; the errors of those that are refused while others are not.
+
+        Where all are, the server or the table is at fault, and they are tried again for a while.
+        """
+        guilty = {} if len(rows) == 1 else await self._probe(rows)
+        if len(rows) == 1 or len(guilty) == len(rows):
+            try:
+                await self._finish_rows(rows, patient=True)
+            except _SUSPECTED as error:
+                return [error] * len(rows)
+        elif guilty:
+            self._announce("ended", [row for row in rows if row.task_id not in guilty])
+            return [guilty.get(row.task_id) for row in rows]
         self._announce("ended", rows)
         return [None] * len(rows)
+
+    async def _probe(self, rows: Sequence[ResultRow]) -> dict[str, Exception]:
+        """Write what can be written of the rows, and return the errors of the others."""
+        try:
+            await self._finish_rows(rows, patient=False)
+        except _SUSPECTED as error:
+            if len(rows) == 1:
+                return {rows[0].task_id: error}
+        else:
+            return {}
+        middle = len(rows) // 2
+        return await self._probe(rows[:middle]) | await self._probe(rows[middle:])
+
+    async def _flush_lesser_results(self, rows: Sequence[ResultRow]) -> Sequence[None]:
+        await self._finish_rows(rows, patient=False)
+        self._announce("ended", rows)
+        return [None] * len(rows)
+
+    async def _finish_rows(self, rows: Sequence[ResultRow], *, patient: bool) -> None:
+        """Write results; where that is refused, again for a while or not at all."""
+        briefly = dict(_WAIT_FOR_TABLE) if patient else {}
+        if sum(map(_size, rows)) > _INNOCENT_BYTES:
+            briefly.pop(_OUT_OF_MEMORY, None)
+        await self._write(self._finish, rows, self._finishing, briefly)
 
     async def _flush_states(self, rows: Sequence[ResultRow]) -> Sequence[None]:
         await self._write(self._record_state, rows, self._shared)
@@ -148,18 +215,16 @@ class Writer:
         statement: BatchStatement,
         rows: Sequence[RowT],
         shared: dict[str, object],
-        *,
-        also: Collection[str] = LIMITS,
+        briefly: dict[str, float] | None = None,
     ) -> None:
         # Sorted by id, so that two batches cannot deadlock.
         text, values = statement.of_rows(sorted(rows, key=_task_id))
         count, size = len(rows), sum(map(_size, rows))
-        if size <= _INNOCENT_BYTES:
-            also = {*also, OUT_OF_MEMORY}
-        if count > 1 and size <= count * _LIGHT_BYTES:
-            await self._connections.execute_light(text, values | shared, also=also)
-        else:
-            await self._connections.execute(text, values | shared, also=also)
+        is_light = count > 1 and size <= count * _LIGHT_BYTES
+        execute = self._connections.execute_light if is_light else self._connections.execute
+        # A batch is halved that reaches a limit; a row alone can only try again.
+        also = NO_WRITES if count > 1 else NO_WRITES | LIMITS
+        await execute(text, values | shared, also=also, briefly=_WAIT_TOGETHER | (briefly or {}))
 
     def _announce(self, event: str, rows: Sequence[RowT]) -> None:
         if event in self._announcers:

@@ -556,8 +556,10 @@ def test_what_a_defaultdict_cannot_hold_is_named_all_the_same():
 
 def test_a_named_tuple_whose_items_are_not_its_fields_is_pickled(jsonb_roundtrip):
     value = [platform.uname(), platform.uname()]
+    serializer = JsonSerializer()
     with pytest.warns(PickledValueWarning, match="uname_result"):
-        row = JsonSerializer().encode({"return_value": value}, task_id="t")
+        serializer.encode({"return_value": value}, task_id="t")
+    row = serializer.encode({"return_value": value}, task_id="t")  # without a warning, at once
     found = JsonSerializer().decode(jsonb_roundtrip(row), task_id="t")["return_value"]
     assert found == value
     assert type(found[0]) is type(value[0])
@@ -568,3 +570,12 @@ def test_a_root_model_has_no_attributes_but_pydantic_s():
     row = JsonSerializer().encode({"return_value": value}, task_id="t")
     found = JsonSerializer().decode(row, task_id="t")["return_value"]
     assert vars(found) == vars(value)
+
+
+def test_an_error_of_a_function_that_is_registered_names_the_value():
+    registry = TypeRegistry()
+    registry.register(samples.Opaque, name="opaque", encode=lambda _: 1 / 0, decode=samples.Opaque)
+    value = {"rows": [samples.Opaque(1)]}
+    complaint = r"return_value\.rows\[0\] \(samples\.Opaque\).* raised ZeroDivisionError"
+    with pytest.raises(ResultEncodeError, match=complaint):
+        JsonSerializer(registry).encode({"return_value": value}, task_id="t")
