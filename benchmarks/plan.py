@@ -65,7 +65,7 @@ WHOLE = Plan(
     latencies=40,
     tasks=10_000,
     rounds=3,
-    footprint_results=5_000,
+    footprint_results=3_000,
     seconds={
         "small": 290.0,
         "medium": 290.0,

@@ -1,9 +1,8 @@
 -- finish --
 -- Store how tasks ended. A row that the middleware said nothing of keeps what an earlier one said; an
--- attempt that began before the one whose end is there already changes nothing; another worker's clock may
--- differ by some seconds. A result is kept from when it is
--- stored, by the server's clock, and for seconds, as a day has other hours where the clocks of the session's
--- zone change.
+-- attempt that began before the one whose end is there already changes nothing, where another worker's
+-- clock may differ by some seconds. A result is kept from when it is stored, by the server's clock, and
+-- for seconds, as a day has other hours where the clocks of the session's zone change.
 INSERT INTO {results} AS result (
     task_id, task_name, worker, status, return_value, error, args, kwargs, labels, log,
     execution_time, queued_at, started_at, finished_at, expires_at, types, pickled, serializer)
