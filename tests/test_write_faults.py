@@ -268,8 +268,8 @@ def attempt(seconds, worker="one"):
 async def test_the_end_of_the_later_attempt_stands(store, together, first, second, found):
     (task_id,) = new_ids(1)
     ends = [(task_id, Outcome("first", info=first)), (task_id, Outcome("second", info=second))]
-    others = [(id_, Outcome()) for id_ in new_ids(3)]
-    if together:  # the first of the others goes out alone
+    others = [(id_, Outcome()) for id_ in new_ids(9)]
+    if together:  # in the last of three batches
         await asyncio.gather(*(store.set_result(*end) for end in [*others, *ends]))
     else:
         for end in ends:
