@@ -10,10 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.errors import CannotConnectNow, ReadOnlySqlTransaction
 from psycopg.pq import PGconn, Ping
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
 from taskiq_pg_json.errors import ConfigurationError, NotStartedError
 from taskiq_pg_json.store import forking
@@ -26,6 +25,12 @@ from taskiq_pg_json.store.arguments import (
 from taskiq_pg_json.store.dsn import called, check_dsn, conninfo_of
 from taskiq_pg_json.store.kept import KeptConnections
 from taskiq_pg_json.store.retrying import LIMITS, NEVER, is_transient, retry
+from taskiq_pg_json.store.sessions import (
+    Connection,
+    autocommit,
+    check_encoding,
+    leave_standby,
+)
 from taskiq_pg_json.store.wire import Wire
 
 if TYPE_CHECKING:
@@ -35,7 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("taskiq_pg_json")
 
-Connection = AsyncConnection[Any]
 ResultT = TypeVar("ResultT")
 
 _ENCODING = {"client_encoding": "UTF8"}  # JSON's, in which all that a row holds is sent
@@ -155,14 +159,14 @@ class Connections:
             )
         kept = self._kept  # there may be another one when the connection is given back
         if kept is None:
-            async with self._pool.connection(timeout) as connection, _autocommit(connection):
-                _check_encoding(connection)
+            async with self._pool.connection(timeout) as connection, autocommit(connection):
+                check_encoding(connection)
                 yield connection
             return
         wire = await kept.take(timeout)
         wire.release()
         try:
-            async with _autocommit(wire.connection):
+            async with autocommit(wire.connection):
                 yield wire.connection
         finally:
             await kept.give_back(wire)
@@ -207,7 +211,7 @@ class Connections:
                 try:
                     return await wire.execute(statement, values, prepare=prepare)
                 except ReadOnlySqlTransaction as error:
-                    _leave_standby(connection, error)
+                    leave_standby(connection, error)
                     raise
                 finally:
                     wire.release()
@@ -217,7 +221,7 @@ class Connections:
         try:
             return await wire.execute(statement, values, prepare=prepare)
         except ReadOnlySqlTransaction as error:
-            _leave_standby(wire.connection, error)
+            leave_standby(wire.connection, error)
             raise
         finally:
             if not kept.keep(wire):
@@ -345,58 +349,5 @@ def _nothing() -> None:
     pass
 
 
-class ConnectionsApart(Connections):
-    """Opens a connection for each statement, and closes it; never open, and never to be closed."""
-
-    @asynccontextmanager
-    async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:
-        """Open a connection of its own, in autocommit mode."""
-        try:
-            connection = await asyncio.wait_for(self.connect(), timeout)
-        except asyncio.TimeoutError as error:
-            raise PoolTimeout(f"there was no connection after {timeout:g} s") from error
-        async with connection:
-            pool = self._pool or self._made_pool()
-            if pool._configure is not None:  # noqa: SLF001 - it may set what finds the table
-                await pool._configure(connection)  # noqa: SLF001 - likewise
-            _check_encoding(connection)
-            yield connection
-
-
 async def _awaited(found: Any) -> Any:  # noqa: ANN401 - a pool's callables may be of either kind
     return await found if inspect.isawaitable(found) else found
-
-
-def _check_encoding(connection: Connection) -> None:
-    """Refuse a lent connection whose encoding cannot hold what rows do."""
-    encoding = connection.info.parameter_status("client_encoding")
-    if encoding != "UTF8":
-        raise ConfigurationError(
-            f"The pool's connections have the client_encoding {encoding}, and results are of any "
-            "text: give the pool kwargs={'client_encoding': 'UTF8'}."
-        )
-
-
-@asynccontextmanager
-async def _autocommit(connection: Connection) -> AsyncIterator[None]:
-    """Put the connection in autocommit mode for the time of the block."""
-    if connection.autocommit:
-        yield
-        return
-    await connection.set_autocommit(True)
-    try:
-        yield
-    finally:
-        if not connection.closed:
-            await connection.set_autocommit(False)
-
-
-def _leave_standby(connection: Connection, error: ReadOnlySqlTransaction) -> None:
-    """Close a connection to a standby, in whose place there may be another server next time.
-
-    Raises:
-        psycopg.OperationalError: it was one, as if the connection had been lost.
-    """
-    if connection.info.parameter_status("in_hot_standby") == "on":
-        connection.pgconn.finish()
-        raise psycopg.OperationalError(f"the server is a standby: {error}") from error

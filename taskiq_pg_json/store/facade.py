@@ -10,8 +10,9 @@ from taskiq_pg_json.errors import ConfigurationError, NotStartedError, TaskNotFo
 from taskiq_pg_json.records import Outcome, Status
 from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
+from taskiq_pg_json.store.apart import ConnectionsApart
 from taskiq_pg_json.store.arguments import checked_ttl
-from taskiq_pg_json.store.connections import Connections, ConnectionsApart
+from taskiq_pg_json.store.connections import Connections
 from taskiq_pg_json.store.listen import Listener
 from taskiq_pg_json.store.reads import Heavy, Reader
 from taskiq_pg_json.store.rows import RowEncoder, refused_progress

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from taskiq_pg_json.schema import Names
-    from taskiq_pg_json.store.connections import Connection, Connections
+    from taskiq_pg_json.store.connections import Connections
+    from taskiq_pg_json.store.sessions import Connection
 
 logger = logging.getLogger("taskiq_pg_json")
 

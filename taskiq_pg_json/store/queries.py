@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 
     from taskiq_pg_json.schema import Names
-    from taskiq_pg_json.store.connections import Connection, Connections
+    from taskiq_pg_json.store.connections import Connections
+    from taskiq_pg_json.store.sessions import Connection
 
 DEFAULT_TIMEOUT = 5.0
 """Seconds that the server may spend on one query."""

@@ -40,6 +40,7 @@ NO_WRITES = frozenset(
 """The SQLSTATEs of a server that writes nothing for a while."""
 
 NEVER: Mapping[str, float] = MappingProxyType({})
+"""No SQLSTATE is tried again for a while."""
 
 _FIRST_PAUSE = 0.05  # seconds; doubles up to the longest
 _LONGEST_PAUSE = 2.0

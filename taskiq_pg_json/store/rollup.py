@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from taskiq_pg_json.schema import Names
-    from taskiq_pg_json.store.connections import Connection, Connections
+    from taskiq_pg_json.store.connections import Connections
     from taskiq_pg_json.store.filters import FilterArguments
+    from taskiq_pg_json.store.sessions import Connection
 
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from taskiq_pg_json.schema import Names
-    from taskiq_pg_json.store.connections import Connection, Connections
+    from taskiq_pg_json.store.connections import Connections
+    from taskiq_pg_json.store.sessions import Connection
     from taskiq_pg_json.store.tasks import Task
 
 _LOCK_POLL = 0.05  # seconds

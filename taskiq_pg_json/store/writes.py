@@ -11,11 +11,11 @@ import psycopg
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import Announcer
 from taskiq_pg_json.store.batching import MicroBatcher, later
-from taskiq_pg_json.store.retrying import LIMITS, NO_WRITES
+from taskiq_pg_json.store.retrying import LIMITS, NEVER, NO_WRITES
 from taskiq_pg_json.store.statements import BatchStatement, RowT
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
 
     from taskiq_pg_json.schema import Names
@@ -215,7 +215,7 @@ class Writer:
         statement: BatchStatement,
         rows: Sequence[RowT],
         shared: dict[str, object],
-        briefly: dict[str, float] | None = None,
+        briefly: Mapping[str, float] = NEVER,
     ) -> None:
         # Sorted by id, so that two batches cannot deadlock.
         text, values = statement.of_rows(sorted(rows, key=_task_id))
@@ -224,7 +224,7 @@ class Writer:
         execute = self._connections.execute_light if is_light else self._connections.execute
         # A batch is halved that reaches a limit; a row alone can only try again.
         also = NO_WRITES if count > 1 else NO_WRITES | LIMITS
-        await execute(text, values | shared, also=also, briefly=_WAIT_TOGETHER | (briefly or {}))
+        await execute(text, values | shared, also=also, briefly={**_WAIT_TOGETHER, **briefly})
 
     def _announce(self, event: str, rows: Sequence[RowT]) -> None:
         if event in self._announcers:
