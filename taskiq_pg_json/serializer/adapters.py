@@ -140,7 +140,7 @@ class TaskiqSerializerAdapter:
             return self._checked_dump(value)
         except Exception as refused:  # noqa: BLE001 - a serializer of the user's own choice
             try:
-                return self._dump_described(self._jsonable(value))
+                return self._dump_described(_to_jsonable(value, self._describe))
             except Exception as exc:
                 raise ResultEncodeError(
                     f"{self.name} cannot write the {column} of task {task_id!r}, neither as it is"
@@ -174,9 +174,6 @@ class TaskiqSerializerAdapter:
         if not self._writes_json:
             self._serializer.loadb(data)
         return data
-
-    def _jsonable(self, value: object) -> object:
-        return _to_jsonable(value, self._describe)
 
     def _describe(self, leaf: object) -> str:
         warnings.warn(

@@ -80,7 +80,6 @@ def _encode_defaultdict(encoder: Encoder, value: defaultdict[object, object]) ->
         elif can_be_pickled(encoder, factory):
             return encode_unknown(encoder, value)
         else:
-            encoder.prepare_to_warn()
             encoder.warn_of_loss(value, "its default_factory, which cannot be pickled")
     plain, node = encoder.encode_dict(dict(value))
     return plain, with_type(node, name)

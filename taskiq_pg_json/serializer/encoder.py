@@ -99,8 +99,9 @@ class Encoder:
     def warn_of_pickle(self, value: object) -> None:
         """Tell the first time that a type has to be pickled."""
 
-    def warn_of_loss(self, value: object, part: str) -> None:
-        """Tell that a value is stored without a part of it."""
+    def warn_of_loss(self, value: object, part: str) -> None:  # noqa: ARG002 - for the careful
+        """Tell that a value is stored without a part of it; its path has to be known for that."""
+        raise OptimismFailedError
 
     def enter(self, rows: int = 1) -> None:
         """Go one level down, into so many containers."""

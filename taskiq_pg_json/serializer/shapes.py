@@ -60,15 +60,15 @@ class AttrsShape(Shape):
         }
         if not asking.keys() & set(names):
             return super().default_values(names, present)
+        found = super().default_values([name for name in names if name not in asking], present)
         made = self.filled(self.new(), dict(present))
-        found: State = {}
-        for name in names:
-            try:
-                value = asking[name](made) if name in asking else None
-            except Exception as exc:
-                raise self.failed(exc) from exc
-            found |= {name: value} if name in asking else super().default_values([name], present)
-            object.__setattr__(made, name, found[name])
+        try:
+            for name in names:
+                if name in asking:
+                    found[name] = asking[name](made)
+                object.__setattr__(made, name, found[name])
+        except Exception as exc:
+            raise self.failed(exc) from exc
         return found
 
     def defaults(self) -> dict[str, Callable[[], object]]:
