@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from taskiq import AsyncResultBackend, TaskiqResult
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 from taskiq.exceptions import ResultGetError
+from typing_extensions import TypeVar
 
 from taskiq_pg_json.errors import TaskiqPgJsonError, TaskNotFoundError
 from taskiq_pg_json.executions import taken_task_info
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from taskiq_pg_json.schema import TaskIdType
     from taskiq_pg_json.store.dsn import Dsn
 
-_ReturnType = TypeVar("_ReturnType")
+_ReturnType = TypeVar("_ReturnType", default=Any)
 
 _RESULT_FIELDS = {"is_err", "log", "return_value", "execution_time", "labels", "error"}
 _SLOTS = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
@@ -101,7 +102,7 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         )
 
     async def startup(self) -> None:
-        """Open the pool and bring the tables to the version needed."""
+        """Open the pool and bring the tables to the version needed; raises as the store does."""
         await self.store.startup()
 
     async def shutdown(self) -> None:

@@ -13,7 +13,7 @@ TaskiqPgJsonError
 │   └── ResultDecodeError         a stored row that cannot be turned into Python again
 ├── SchemaError
 │   ├── SchemaVersionError        the table is older than this release needs, or missing
-│   └── ForeignTableError         a table of that name exists, and does not say that it is ours
+│   └── ForeignTableError         a name that is needed is taken by what is not ours
 ├── RemoteError                   a task's own error, whose class cannot be had here
 ├── WaitTimeoutError              tasks have not ended in time (also a TimeoutError)
 ├── WriteTimeoutError             the server could not be reached in time (also a TimeoutError)
@@ -153,7 +153,7 @@ class SchemaVersionError(SchemaError):
 
 
 class ForeignTableError(SchemaError):
-    """A table of that name exists, and does not say that this package made it; it is left alone."""
+    """What bears a name that is needed does not say that this package made it; it is left alone."""
 
 
 class WriteTimeoutError(TaskiqPgJsonError, TimeoutError):

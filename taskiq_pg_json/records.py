@@ -107,7 +107,7 @@ class Progress:
     """
 
     state: str
-    meta: object = None
+    meta: Any = None
     percent: float | None = None
     text: str | None = None
     updated_at: datetime | None = None

@@ -43,6 +43,14 @@ class HiddenPositions(NamedTuple):
 _NONE_HIDDEN, _ALL_HIDDEN = HiddenPositions(), HiddenPositions(onwards=0)
 
 
+def _are_names(redact: object) -> bool:
+    return (
+        isinstance(redact, Collection)
+        and not isinstance(redact, str | bytes)
+        and all(isinstance(name, str) for name in redact)
+    )
+
+
 class Redactor:
     """Copies a task's arguments and takes the secrets out of the copy.
 
@@ -57,9 +65,7 @@ class Redactor:
     """
 
     def __init__(self, redact: Redact | None) -> None:
-        if isinstance(redact, str | bytes) or not (
-            redact is None or callable(redact) or isinstance(redact, Collection)
-        ):
+        if not (redact is None or callable(redact) or _are_names(redact)):
             raise ConfigurationError(
                 f"redact={redact!r} is neither a collection of parameter names, as in "
                 "redact={'password'}, nor a callable."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import servers
+from psycopg import postgres
 
 from taskiq_pg_json import ResultStore
 
@@ -23,6 +24,10 @@ RECIPE = re.compile(
     r"^## (?P<title>.+?)\n.*?```sql\n(?P<sql>.+?)```\n\n```text\n(?P<output>.*?)```",
     re.DOTALL | re.MULTILINE,
 )
+
+_NUMBERS = {
+    postgres.types[name].oid for name in ("int2", "int4", "int8", "float4", "float8", "numeric")
+}
 
 _SHOP = """
 INSERT INTO taskiq_results (
@@ -86,20 +91,26 @@ async def make_shop(dsn: str, schema: str) -> None:
 def output_of(connection: psycopg.Connection, query: str) -> str:
     """Return the rows of a query, as psql shows them."""
     cursor = connection.execute(query)
+    result = cursor.pgresult
     header = [column.name for column in cursor.description]
-    rows = [["" if cell is None else _text(cell) for cell in row] for row in cursor.fetchall()]
+    aligned = [
+        str.rjust if column.type_code in _NUMBERS else str.ljust for column in cursor.description
+    ]
+    rows = [
+        [(result.get_value(row, column) or b"").decode() for column in range(result.nfields)]
+        for row in range(result.ntuples)
+    ]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [_line(header, widths, str.center), "-+-".join("-" * width for width in widths)]
-    lines += [_line(row, widths, str.ljust) for row in rows]
+    centred = [str.center] * len(header)
+    lines = [_line(header, widths, centred), "-+-".join("-" * width for width in widths)]
+    lines += [_line(row, widths, aligned) for row in rows]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def _line(cells: list[str], widths: list[int], align: Callable[[str, int], str]) -> str:
-    return " | ".join(align(cell, width) for cell, width in zip(cells, widths, strict=True))
-
-
-def _text(cell: object) -> str:
-    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+def _line(cells: list[str], widths: list[int], aligned: list[Callable[[str, int], str]]) -> str:
+    return " | ".join(
+        align(cell, width) for cell, width, align in zip(cells, widths, aligned, strict=True)
+    )
 
 
 def _write() -> None:

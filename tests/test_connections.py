@@ -159,6 +159,8 @@ class TestDsn:
             {"write_timeout": None},
             {"write_timeout": -1},
             {"write_timeout": math.inf},
+            {"connection_class": int},
+            {"connection_class": psycopg.Connection},
         ],
     )
     def test_an_argument_that_cannot_work_is_named_at_once(self, arguments):

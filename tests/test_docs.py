@@ -4,6 +4,8 @@ import dataclasses
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 import uuid
 from datetime import datetime, timezone
 
@@ -40,6 +42,7 @@ RUN_HERE = [
     "how-to/redact-secrets.md",
     "reference/store.md",
 ]
+FRAGMENTS = {"docs/how-to/data-frames.md", "docs/how-to/search.md"}
 TABLES = [
     "taskiq_results",
     "taskiq_results_progress",
@@ -101,16 +104,35 @@ class TestPagesRun:
         assert " answer " in printed
 
 
+class TestPagesAreTyped:
+    def test_mypy_finds_no_fault_in_what_a_page_has_whole(self, tmp_path):
+        pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
+        scripts = []
+        for page in pages:
+            code, _ = python_of(page)
+            if code and page.relative_to(ROOT).as_posix() not in FRAGMENTS:
+                scripts.append(tmp_path / f"page_{len(scripts)}.py")
+                scripts[-1].write_text(code, "utf-8")
+        checked = subprocess.run(
+            [sys.executable, "-m", "mypy", "--strict", "--config-file=", *scripts],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert len(scripts) >= 10
+        assert checked.returncode == 0, checked.stdout
+
+
 class TestDeletingOldResults:
     async def test_each_statement_deletes_what_the_page_says(self, dsn, schema_name):
         own = inside(dsn, schema_name)
         async with ResultStore(own) as store:
-            for task_id in ("expired", "old", "new", "lost", "running"):
+            for task_id in ("expired", "old", "new", "lost", "running", "heard of"):
                 await store.set_progress(task_id, Progress("half"))
             await store.set_progress("orphan", Progress("half"))
             for task_id in ("expired", "old", "new"):
                 await store.set_result(task_id, Outcome(1))
-            for task_id in ("lost", "running"):
+            for task_id in ("lost", "running", "heard of"):
                 started_at = datetime.now(timezone.utc)
                 await store.record_state(task_id, "STARTED", TaskInfo("t", started_at=started_at))
             rows(
@@ -120,26 +142,47 @@ class TestDeletingOldResults:
                 UPDATE taskiq_results SET finished_at = now() - interval '91 days'
                 WHERE task_id = 'old';
                 UPDATE taskiq_results SET started_at = now() - interval '31 days'
-                WHERE task_id = 'lost';
+                WHERE task_id IN ('lost', 'heard of');
                 UPDATE taskiq_results_progress SET updated_at = now() - interval '31 days'
-                WHERE task_id IN ('orphan', 'new')
+                WHERE task_id IN ('orphan', 'new', 'lost')
                 """,
             )
-            results = {"expired", "old", "new", "lost", "running"}
+            results = {"expired", "old", "new", "lost", "running", "heard of"}
             progress = {*results, "orphan"}
             gone = [
                 ({"expired"}, {"expired"}),
                 ({"old"}, {"old"}),
                 ({"lost"}, set()),
-                (set(), {"orphan"}),
+                (set(), {"orphan", "lost"}),
             ]
             statements = sql_of(DOCS / "how-to" / "delete-old-results.md")
-            for statement, (of_results, of_progress) in zip(statements, gone, strict=True):
+            for statement, (of_results, of_progress) in zip(statements[:-1], gone, strict=True):
                 rows(own, statement)
                 results -= of_results
                 progress -= of_progress
                 assert ids_in(own, "taskiq_results") == results
                 assert ids_in(own, "taskiq_results_progress") == progress
+
+    async def test_a_store_that_was_dropped_as_the_page_says_can_begin_anew(self, dsn, schema_name):
+        own = inside(dsn, schema_name)
+        async with ResultStore(own) as store:
+            await store.set_result("id", Outcome(1))
+        rows(own, sql_of(DOCS / "how-to" / "delete-old-results.md")[-1])
+        async with ResultStore(own) as store:
+            assert await store.count() == 0
+
+    async def test_what_is_left_of_a_dropped_table_is_named_with_what_drops_it(
+        self, dsn, schema_name
+    ):
+        own = inside(dsn, schema_name)
+        async with ResultStore(own):
+            pass
+        rows(own, "DROP TABLE taskiq_results CASCADE")
+        with pytest.raises(ForeignTableError, match="was dropped, run DROP") as caught:
+            await ResultStore(own).startup()
+        rows(own, str(caught.value).partition(", run ")[2])
+        async with ResultStore(own) as store:
+            assert await store.count() == 0
 
 
 def ids_in(dsn, table):

@@ -275,6 +275,14 @@ class TestLostServers:
         await asyncio.wait_for(writing, 20)
         assert (await backend.get_result("id")).return_value == 1
 
+    async def test_a_table_that_stays_away_is_named_after_the_write_timeout(
+        self, start, admin, table_name
+    ):
+        backend = await start(write_timeout=0.5)
+        admin.execute(sql.SQL("DROP TABLE {} CASCADE").format(sql.Identifier(table_name)))
+        with pytest.raises(psycopg.errors.UndefinedTable, match=table_name):
+            await asyncio.wait_for(backend.set_result("id", finished(1)), 4)
+
     async def test_connections_that_last_for_less_than_a_pause_are_no_hindrance(
         self, start, dsn, lock
     ):

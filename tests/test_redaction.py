@@ -227,7 +227,7 @@ class TestRedaction:
         assert (record.args, record.kwargs) == (None, None)
         assert record.status == Status.SUCCESS
 
-    @pytest.mark.parametrize("redact", ["password", 7, b"password"])
+    @pytest.mark.parametrize("redact", ["password", 7, b"password", [1]])
     def test_what_is_no_collection_of_names_is_refused(self, redact):
         with pytest.raises(ConfigurationError, match=r"redact=.*redact=\{'password'\}"):
             TaskInfoMiddleware(redact=redact)

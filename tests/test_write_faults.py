@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from datetime import datetime, timedelta, timezone
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -142,6 +143,20 @@ async def test_a_progress_that_the_server_refuses_is_an_encode_error(store, admi
     admin.execute(f"ALTER TABLE {table_name}_progress ADD CHECK (meta <> '7'::jsonb)")
     with pytest.raises(ResultEncodeError, match="refused the progress of task id"):
         await store.set_progress("id", Progress("x", 7))
+
+
+async def test_a_right_that_progress_lacks_is_no_fault_of_the_progress(
+    store, admin, dsn, table_name
+):
+    role = f"reader_{table_name}"
+    admin.execute(f"CREATE ROLE {role} LOGIN; GRANT SELECT ON {table_name}_progress TO {role}")
+    try:
+        conninfo = make_conninfo(dsn, user=role)
+        async with ResultStore(conninfo, table_name=table_name, migrate="off") as reader:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await reader.set_progress("id", Progress("x", 7))
+    finally:
+        admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 async def test_the_last_of_several_results_of_one_task_wins(store):

@@ -31,15 +31,22 @@ SELECT pg_advisory_xact_lock(hashtextextended('taskiq-pg-json ' || %(schema)s, 0
 CREATE SCHEMA IF NOT EXISTS {schema};
 
 -- taken_names --
--- Which of the names that a new table's companions need are somebody else's already.
-SELECT relname FROM pg_class
-WHERE relname = ANY (%(names)s) AND relnamespace = to_regnamespace(quote_ident(
-    coalesce(%(schema)s::text, current_schema())))
-UNION
-SELECT proname FROM pg_proc
-WHERE proname = ANY (%(names)s) AND pronamespace = to_regnamespace(quote_ident(
-    coalesce(%(schema)s::text, current_schema())))
-ORDER BY 1;
+-- Which of the names that a new table's companions need are taken already, and what would drop each.
+WITH home AS (
+    SELECT to_regnamespace(quote_ident(coalesce(%(schema)s::text, current_schema()))) AS oid
+), taken AS (
+    SELECT relname AS name,
+           CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
+                        WHEN 'i' THEN 'INDEX' WHEN 'I' THEN 'INDEX' WHEN 'c' THEN 'TYPE'
+                        WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind,
+           pg_class.oid::regclass::text AS identity
+    FROM pg_class JOIN home ON relnamespace = home.oid
+    UNION ALL
+    SELECT proname, 'ROUTINE', pg_proc.oid::regprocedure::text
+    FROM pg_proc JOIN home ON pronamespace = home.oid
+)
+SELECT name, format('DROP %%s IF EXISTS %%s CASCADE;', kind, identity)
+FROM taken WHERE name = ANY (%(names)s) ORDER BY kind = 'ROUTINE', name, identity;
 
 -- set_schema_version --
 -- Write the version into the table's comment; COMMENT takes no bound parameters.

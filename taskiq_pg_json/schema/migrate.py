@@ -191,11 +191,13 @@ class Schema:
     async def _check_companions(self, connection: AsyncConnection[Any]) -> None:
         names = self._names
         wanted = {"schema": names.schema, "names": names.companions()}
-        if taken := [name for (name,) in await _fetch(connection, "taken_names", wanted)]:
+        if taken := await _fetch(connection, "taken_names", wanted):
+            named = ", ".join(dict.fromkeys(name for name, _ in taken))
             raise ForeignTableError(
-                f"The table {names} needs the names {', '.join(taken)} for its companions, and "
-                "they are taken by what taskiq-pg-json has not made: it is left as it is. Give "
-                "another table_name=, or rename those."
+                f"The table {names} needs the names {named} for its companions, and they are "
+                "taken: it is left as it is. Give another table_name=, or rename those. Where they "
+                "are what is left of a table of this name that was dropped, run "
+                f"{' '.join(drop for _, drop in taken)}"
             )
 
     def _steps(self, since: int) -> list[sql.Composed]:

@@ -150,15 +150,20 @@ class Decoder:
         if cls is None:
             return self.unresolved(name, plain)
         if kind == "enum":
-            by_name = type(node) is dict and node.get("keys") == "name"
-            member = (enums.of_name if by_name else enums.of_value)(cast("Any", cls), plain)
-            return self.unresolved(name, plain) if member is None else member
+            return self._member(cls, name, plain, node)
         if kind in PAYLOADS:
             return self._payload(cls, kind, plain, node)
         try:
             return shape_of(cls, kind, name).restore(self, cast("Any", plain), node)
         except FieldsChangedError as exc:
             return self.unresolved(name, plain, str(exc))
+
+    def _member(self, cls: type, name: str, plain: object, node: Node) -> object:
+        by_name = type(node) is dict and node.get("keys") == "name"
+        member = (enums.of_name if by_name else enums.of_value)(cast("Any", cls), plain)
+        if member is None:
+            return self.unresolved(name, plain, f"the class has no member {plain!r:.100}")
+        return member
 
     def _payload(self, cls: type, kind: str, plain: object, node: Node) -> object:
         unknown = self.unknown

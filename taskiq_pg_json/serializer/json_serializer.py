@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from taskiq_pg_json.errors import ConfigurationError
 from taskiq_pg_json.serializer.pickling import PickleFallback
@@ -63,6 +63,10 @@ class JsonSerializer:
             raise ConfigurationError(f"fallback={fallback!r}: give PickleFallback() or None")
         if isinstance(allow, str):
             raise ConfigurationError(f"allow={allow!r} is one text: give a list, [{allow!r}]")
+        if not all(isinstance(pattern, str) for pattern in allow):
+            raise ConfigurationError(f"allow={allow!r}: give patterns of names, as text")
+        if type(max_bytes) is not int or max_bytes < 1:
+            raise ConfigurationError(f"max_bytes={max_bytes!r} is no number of bytes")
         self.registry = TypeRegistry() if registry is None else registry
         self.fallback = fallback
         self.max_bytes = max_bytes
@@ -96,7 +100,7 @@ class JsonSerializer:
         row = write_plain(self._plan, columns)
         return RowWriter(self._plan, task_id).write(columns) if row is None else row
 
-    def decode(self, row: EncodedRow, *, task_id: str) -> dict[str, object]:
+    def decode(self, row: EncodedRow, *, task_id: str) -> dict[str, Any]:
         """Decode the columns given, which may be some of those that were encoded together.
 
         Raises:

@@ -59,9 +59,11 @@ class TypeRegistry:
             old_fields: renamed fields, old name to new.
 
         Raises:
-            ConfigurationError: the name is taken, one of ``encode`` and ``decode`` is missing, the
-                class needs them, or none can take the place of what it has.
+            ConfigurationError: it is no class, the name is taken, one of ``encode`` and ``decode``
+                is missing, the class needs them, or none can take the place of what it has.
         """
+        if not isinstance(cls, type):
+            raise ConfigurationError(f"{cls!r} is no class: give the class itself")
         natural = f"{cls.__module__}:{cls.__qualname__}"
         if isinstance(old_names, str):
             raise ConfigurationError(

@@ -57,6 +57,11 @@ def check_pool_arguments(given: Mapping[str, object], *, lent: bool) -> None:
             f"{', '.join(unknown)}: no parameter of the backend, nor of "
             "psycopg_pool.AsyncConnectionPool; connection parameters go into kwargs={…}."
         )
+    connection_class = given.get("connection_class", AsyncConnection)
+    if not (isinstance(connection_class, type) and issubclass(connection_class, AsyncConnection)):
+        raise ConfigurationError(
+            f"connection_class={connection_class!r} is no class of psycopg.AsyncConnection's."
+        )
     for name in _NUMBERS:
         if name in given and not isinstance(given[name], int | float):
             raise ConfigurationError(f"{name}={given[name]!r} is no number.")
@@ -72,7 +77,9 @@ def _check_connect_kwargs(given: object) -> None:
     try:
         make_conninfo("", **{name: given[name] for name in given if name not in _CONNECT})
     except (TypeError, ProgrammingError) as error:
-        raise ConfigurationError(f"kwargs={{{', '.join(map(repr, given))}}}: {error}.") from error
+        raise ConfigurationError(
+            f"kwargs={{{', '.join(map(repr, given))}}}: {str(error).strip()}."
+        ) from error
 
 
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:

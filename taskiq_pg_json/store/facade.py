@@ -19,7 +19,7 @@ from taskiq_pg_json.store.rows import RowEncoder, refused_progress
 from taskiq_pg_json.store.searchable import Searchable
 from taskiq_pg_json.store.task_ids import checked_task_id, checked_uuid, listed
 from taskiq_pg_json.store.waiting import Waiter
-from taskiq_pg_json.store.writes import REFUSALS, Writer, check_size
+from taskiq_pg_json.store.writes import REFUSALS, ROW_ERRORS, Writer, check_size
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable
@@ -132,7 +132,8 @@ class ResultStore(Searchable):
         closed since is given up, and started anew.
 
         Raises:
-            psycopg.OperationalError: the server refuses the connection.
+            psycopg.OperationalError: the server refuses the connection, as with a wrong password.
+            WriteTimeoutError: it could not be reached for ``write_timeout`` seconds.
             SchemaError: the tables are not what this release needs, or not ours.
             NotStartedError: it is started in another event loop, which has not been closed.
         """
@@ -222,6 +223,7 @@ class ResultStore(Searchable):
             InvalidTaskIdError: the id cannot be stored.
             NotStartedError: before ``startup()``.
             WriteTimeoutError: the server stayed away.
+            psycopg.Error: a table or a right is missing, and stayed so for a while.
         """
         checked = self._checked_id(task_id)
         row = self._rows.result(checked, outcome)
@@ -274,11 +276,13 @@ class ResultStore(Searchable):
 
         Raises:
             ResultEncodeError: the meta cannot be stored.
+            WriteTimeoutError: the server stayed away.
+            psycopg.Error: a table or a right is missing.
         """
         row = self._rows.progress(self._checked_id(task_id), progress)
         try:
             await self._writer.progress.submit(row)
-        except REFUSALS as error:
+        except ROW_ERRORS as error:
             raise refused_progress(task_id, progress, error) from error
 
     async def get_progress(self, task_id: str) -> Progress | None:
@@ -339,7 +343,10 @@ class ResultStore(Searchable):
             yield record
 
     async def watch_progress(self, task_id: str) -> AsyncIterator[Progress]:
-        """Yield what a task says of its progress as it says it, until it has ended."""
+        """Yield what a task says of its progress as it says it, until it has ended.
+
+        A task that never ends, or that nobody has sent, is watched for ever.
+        """
         async for progress in self._waiter.progress(self._checked_id(task_id)):
             yield progress
 

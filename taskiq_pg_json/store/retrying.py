@@ -105,9 +105,11 @@ async def retry(
         except psycopg.Error as error:
             state = error.sqlstate or ""
             is_brief = time.monotonic() < began + briefly.get(state, 0.0)
-            if not (is_transient(error) or state in also or is_brief):
+            is_away = is_transient(error) or state in also
+            is_late = time.monotonic() + pause > deadline
+            if not (is_away or (is_brief and not is_late)):
                 raise
-            if time.monotonic() + pause > deadline:
+            if is_late:
                 raise WriteTimeoutError(
                     f"PostgreSQL could not be reached for {seconds:g} s, or did not do it: {error}"
                 ) from error

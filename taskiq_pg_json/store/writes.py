@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from taskiq_pg_json.store.connections import Connections
     from taskiq_pg_json.store.rows import ProgressRow, ResultRow
 
-# What one bad row makes a whole batch fail with.
-_ROW_ERRORS = (
+ROW_ERRORS = (
     psycopg.DataError,
     psycopg.IntegrityError,
     psycopg.errors.ProgramLimitExceeded,
@@ -32,6 +31,8 @@ _ROW_ERRORS = (
     psycopg.errors.RaiseException,  # of a trigger
     UnicodeEncodeError,
 )
+"""What one bad row makes a whole batch fail with."""
+
 _LIMIT_ERRORS = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 """What a batch fails with that is too large, or has one row that somebody has locked."""
 
@@ -47,7 +48,7 @@ _OUT_OF_MEMORY = psycopg.errors.OutOfMemory.sqlstate or ""
 _WAIT_FOR_TABLE = {error.sqlstate or "": 5.0 for error in _SUSPECTED}  # seconds
 _WAIT_TOGETHER = dict.fromkeys(LIMITS, 0.5)  # seconds
 
-REFUSALS = _ROW_ERRORS + _SUSPECTED
+REFUSALS = ROW_ERRORS + _SUSPECTED
 """What a row that cannot be written fails with."""
 
 _MAX_ROW_BYTES = 1_000_000_000

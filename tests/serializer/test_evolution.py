@@ -257,7 +257,7 @@ def test_a_removed_enum_member_leaves_its_value_and_warns(release, written):
     v1 = release("class Colour(enum.Enum):\n    RED = 'red'\n    BLUE = 'blue'\n")
     row = written([v1.Colour.RED, v1.Colour.BLUE])
     v2 = release("class Colour(enum.Enum):\n    RED = 'red'\n")
-    with pytest.warns(UnresolvedTypeWarning, match="shop_models:Colour"):
+    with pytest.warns(UnresolvedTypeWarning, match="shop_models:Colour.*no member 'blue'"):
         assert read(row) == [v2.Colour.RED, "blue"]
 
 

@@ -181,6 +181,19 @@ def test_a_registry_that_is_none_is_refused(registry):
         JsonSerializer(registry)
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"max_bytes": "1"}, {"max_bytes": 0}, {"max_bytes": True}, {"allow": [samples]}]
+)
+def test_an_argument_that_cannot_work_is_named(arguments):
+    with pytest.raises(ConfigurationError, match=next(iter(arguments))):
+        JsonSerializer(**arguments)
+
+
+def test_what_is_no_class_is_not_registered():
+    with pytest.raises(ConfigurationError, match="5 is no class"):
+        TypeRegistry().register(5)
+
+
 def test_one_old_name_that_is_no_list_is_refused():
     with pytest.raises(ConfigurationError, match=r"old_names='shop:Bill'.*\['shop:Bill'\]"):
         TypeRegistry().register(samples.Invoice, old_names="shop:Bill")
