@@ -215,6 +215,32 @@ FOR EACH ROW EXECUTE FUNCTION {table}_refuse();
 """
 
 
+OUTAGE = """
+CREATE SEQUENCE {table}_refused;
+CREATE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS $refuse$
+BEGIN
+    IF nextval('{table}_refused') <= 30 THEN
+        RAISE EXCEPTION 'not now' USING ERRCODE = '{code}';
+    END IF;
+    RETURN NEW;
+END $refuse$;
+CREATE TRIGGER refuse BEFORE INSERT ON {table}
+FOR EACH ROW EXECUTE FUNCTION {table}_refuse();
+"""
+
+
+@pytest.mark.parametrize("code", ["42501", "42703", "42P01", "53200"])
+async def test_nothing_is_lost_where_an_outage_ends_while_the_rows_at_fault_are_looked_for(
+    store, admin, table_name, code
+):
+    admin.execute(OUTAGE.format(table=table_name, code=code))
+    ids = new_ids(300)
+    storing = [store.set_result(id_, Outcome(number)) for number, id_ in enumerate(ids)]
+    await asyncio.wait_for(asyncio.gather(*storing), 20)
+    assert await store.count(status="SUCCESS") == 300
+    admin.execute(f"DROP FUNCTION {table_name}_refuse CASCADE; DROP SEQUENCE {table_name}_refused")
+
+
 @pytest.mark.parametrize("code", ["42501", "42703", "42P01", "53200"])
 async def test_a_row_that_is_refused_as_the_table_may_be_fails_alone_and_at_once(
     store, admin, table_name, code

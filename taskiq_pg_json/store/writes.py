@@ -167,6 +167,9 @@ class Writer:
         Where all are, the server or the table is at fault, and they are tried again for a while.
         """
         guilty = {} if len(rows) == 1 else await self._probe(rows)
+        if 0 < len(guilty) < len(rows):
+            # Once more: what has refused them may have ended while they were looked for.
+            guilty = await self._probe([row for row in rows if row.task_id in guilty])
         if len(rows) == 1 or len(guilty) == len(rows):
             try:
                 await self._finish_rows(rows, patient=True)
