@@ -109,6 +109,21 @@ async def test_results_that_come_after_shutdown_are_stored(named, connected):
         assert (await named.get("last")).status is Status.FAILURE
 
 
+async def test_shutdown_ends_when_the_results_that_have_come_meanwhile_are_stored(named):
+    await named.startup()
+    stopping = asyncio.create_task(named.shutdown())
+    writing = []
+    while not stopping.done():
+        if len(writing) < 200:
+            result = named.set_result(str(len(writing)), Outcome(len(writing)))
+            writing.append(asyncio.create_task(result))
+        await asyncio.sleep(0)
+    assert len(writing) == 200
+    assert all(write.done() for write in writing)
+    async with named:
+        assert await named.count() == 200
+
+
 async def test_whoever_waits_elsewhere_hears_of_a_result_after_shutdown(named, dsn, table_name):
     async with ResultStore(dsn, table_name=table_name) as other:
         async with named:

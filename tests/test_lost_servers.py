@@ -329,6 +329,20 @@ class TestLostServers:
         with pytest.raises(WriteTimeoutError):
             await asyncio.wait_for(call(backend), 5)
 
+    async def test_a_shutdown_takes_no_longer_than_a_write_while_the_server_is_away(
+        self, moving, nobody, cut
+    ):
+        backend, where = await moving(write_timeout=1)
+        where[0] = nobody
+        assert cut() >= 1
+        writing = [
+            asyncio.create_task(backend.set_result(str(n), finished(n))) for n in range(9_000)
+        ]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(backend.shutdown(), 8)
+        ended = await asyncio.gather(*writing, return_exceptions=True)
+        assert {type(end) for end in ended} == {WriteTimeoutError}
+
     async def test_a_wait_ends_in_time_while_the_server_is_away(self, moving, nobody, cut):
         backend, where = await moving(write_timeout=30)
         where[0] = nobody

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from taskiq_pg_json.errors import NotStartedError
+from taskiq_pg_json.errors import NotStartedError, WriteTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
@@ -113,6 +115,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._admitted = 0
         self._idle = asyncio.Event()
         self._closed = False
+        self._flushed = 0
+        self._error: WriteTimeoutError | None = None
 
     def submit(self, item: ItemT) -> Awaitable[ResultT]:
         """Flush the item with whatever else is waiting; to be awaited at once, for its own result.
@@ -134,13 +138,32 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             return self._enqueue(item)
         return self._flush_alone(item)
 
-    async def close(self) -> None:
-        """Refuse new items and return when all that were accepted have been flushed."""
+    async def close(self, patience: float = math.inf) -> None:
+        """Refuse new items and return when all that were accepted have been flushed.
+
+        Args:
+            patience: seconds without a batch that was flushed, after which those left are given up
+                with a ``WriteTimeoutError``.
+        """
         self._closed = True
         while self._turns:
             _resolve(self._turns.popleft(), _closed_error())
         self._wake()
-        await self._idle.wait()
+        flushed = -1
+        while not self._idle.is_set() and flushed != self._flushed:
+            flushed = self._flushed
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), patience)
+        if not self._idle.is_set():
+            self._give_up(patience)
+
+    def _give_up(self, patience: float) -> None:
+        """Answer all that is left with an error, and flush no more."""
+        self._error = WriteTimeoutError(f"It was not done in {patience:g} s while shutting down.")
+        while self._waiting:
+            _resolve(self._waiting.popleft()[1], self._error)
+        for task in self._tasks:
+            task.cancel()
 
     def _is_busy(self) -> bool:
         return bool(
@@ -288,7 +311,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
     def _aside_ended(self, batch: _Batch[ItemT, ResultT], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not batch.has_begun:
-            batch.fail(asyncio.CancelledError())
+            batch.fail(self._error or asyncio.CancelledError())
             self._in_flight.difference_update(batch.entries)
         self._wake()
 
@@ -297,10 +320,11 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         try:
             results = await self._settle([item for item, _ in batch.entries.values()])
         except BaseException as error:
-            batch.fail(error)
+            batch.fail(self._error or error)
             if not isinstance(error, Exception):
                 raise
         else:
+            self._flushed += 1
             batch.settle(results)
         finally:
             self._in_flight.difference_update(batch.entries)

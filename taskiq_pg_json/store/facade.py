@@ -95,6 +95,7 @@ class ResultStore(Searchable):
         self._migrate: Migrate = migrate
         self._notify = notify
         self._ttl = checked_ttl(result_ttl)
+        self._write_timeout = write_timeout
         self._schema = Schema(self.names, indexes)
         self._coming_or_going = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -157,17 +158,21 @@ class ResultStore(Searchable):
     async def shutdown(self) -> None:
         """Write all that was accepted and close the pool, unless it was lent.
 
+        Results that come meanwhile are stored too. What cannot be written for ``write_timeout``
+        seconds is given up, and whoever waits for it is told by a ``WriteTimeoutError``.
+
         Raises:
             NotStartedError: it is started in another event loop, which has not been closed.
         """
         self._leave_other_loop()
         async with self._coming_or_going:
             try:
-                await self._writer.close()
-                await self._reader.close()
+                await self._writer.close(self._write_timeout)
+                await self._reader.close(self._write_timeout)
             finally:  # cancelled, it must not stay half open
                 await self._listener.close()
                 await self._connections.close()
+            await self._write_late()
 
     async def migrate(self) -> None:
         """Apply the migrations that are missing."""
@@ -361,6 +366,18 @@ class ResultStore(Searchable):
             await writer.results.submit(row)
         except REFUSALS as error:
             await self._store_less(writer, task_id, outcome, error)
+
+    async def _write_late(self) -> None:
+        """Write the results that have come while the store was closed.
+
+        The event loop may end with ``shutdown()``, and more may come while these are written: but
+        not for ever, as from a loop that goes on.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._write_timeout
+        while self._late is not None and self._late[0] is loop and loop.time() < until:
+            (_, writer), self._late = self._late, None
+            await writer.close(self._write_timeout)
 
     async def _store_less(
         self, writer: Writer, task_id: str, outcome: Outcome, reason: Exception

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timezone
 from enum import Enum
 from functools import partial
@@ -129,10 +130,10 @@ class Reader:
             self._flush_progress, key=str, lanes=lanes
         )
 
-    async def close(self) -> None:
-        """Answer all that was asked."""
-        for batcher in (self.ready, self.progress, self.results):
-            await batcher.close()
+    async def close(self, patience: float) -> None:
+        """Answer all that was asked; give up what gets no further for so many seconds."""
+        batchers = (self.ready, self.progress, self.results)
+        await asyncio.gather(*(batcher.close(patience) for batcher in batchers))
 
     async def heavy_result(self, task_id: str) -> StoredResult | None:
         """Return what a task left that is too large to share a statement."""

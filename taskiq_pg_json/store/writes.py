@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
@@ -125,19 +126,19 @@ class Writer:
             self._flush_deletions, key=str, lanes=lanes
         )
 
-    async def close(self) -> None:
-        """Flush all that was accepted."""
-        # What stands in for a refused result is submitted before close() returns to here.
-        for batcher in (
-            self.states,
-            self.progress,
-            self.results,
-            self.lesser_results,
-            self.deletions,
-        ):
-            await batcher.close()
+    async def close(self, patience: float) -> None:
+        """Flush all that was accepted; give up what gets no further for so many seconds."""
+        others = (self.states, self.progress, self.deletions)
+        await asyncio.gather(
+            self._close_results(patience), *(batcher.close(patience) for batcher in others)
+        )
         for announcer in self._announcers.values():
             await announcer.close()
+
+    async def _close_results(self, patience: float) -> None:
+        await self.results.close(patience)
+        # What stands in for a refused result has been submitted by now.
+        await self.lesser_results.close(patience)
 
     async def discard(self, task_id: str, started_at: datetime) -> None:
         """Forget an attempt that leaves no result."""
