@@ -13,6 +13,7 @@ from road import EVERY_METHOD, eventually, finished, stored
 
 from taskiq_pg_json import Outcome, ResultStore, WaitTimeoutError, WriteTimeoutError
 from taskiq_pg_json.embedded import EmbeddedPostgres
+from taskiq_pg_json.store.retrying import retry
 
 
 @pytest.fixture
@@ -314,6 +315,33 @@ class TestLostServers:
             assert (await backend.get_result("id")).return_value == 1
         assert not caplog.records
 
+    async def test_a_connection_that_is_found_dead_too_late_is_not_all_that_was_tried(self):
+        attempts, recovered = [], []
+
+        async def attempt():
+            attempts.append(None)
+            if len(attempts) == 1:
+                await asyncio.sleep(0.2)  # as long as the kernel takes to find out
+                raise psycopg.OperationalError("Connection timed out")
+            return "stored"
+
+        async def recover(error):
+            recovered.append(str(error))
+
+        assert await retry(attempt, seconds=0.1, recover=recover) == "stored"
+        assert recovered == ["Connection timed out"]
+
+    async def test_a_lost_connection_has_the_others_replaced(self, start, dsn, admin, table_name):
+        conninfo = make_conninfo(dsn, application_name=table_name)
+        backend = await start(conninfo, min_size=3, max_size=3)
+        pids = "SELECT array_agg(pid) FROM pg_stat_activity WHERE application_name = %s"
+        [before] = admin.execute(pids, [table_name]).fetchone()
+        ((at_hand,),) = await backend.store._connections.execute(b"SELECT pg_backend_pid()", {})
+        admin.execute("SELECT pg_terminate_backend(%s, 5000)", [at_hand])
+        await backend.set_result("id", finished(1))
+        [after] = admin.execute(pids, [table_name]).fetchone()
+        assert not set(before) & set(after)
+
     async def test_a_server_that_is_away_is_an_error_after_the_write_timeout(self, start, nobody):
         with pytest.raises(WriteTimeoutError, match=r"could not be reached for 0\.2 s") as caught:
             await start(nobody, write_timeout=0.2)
@@ -374,17 +402,17 @@ class TestLostServers:
         await writing
         assert (await backend.get_result("id")).return_value == "kept"
 
-    async def test_a_caller_may_give_up_while_lost_connections_are_looked_for(
+    async def test_a_caller_may_give_up_while_lost_connections_are_replaced(
         self, start, monkeypatch
     ):
-        async def slowly(connection):
-            await connection.execute("SELECT pg_sleep(1)")
+        async def slowly():
+            await asyncio.sleep(1)
 
         backend = await start(min_size=2, notify=False)
         connections = backend.store._connections
         await backend.set_result("id", finished(1))
         await connections._pool.wait()
-        monkeypatch.setattr(connections._pool, "check_connection", slowly)
+        monkeypatch.setattr(connections._pool, "drain", slowly)
         connections._kept._idle[-1].connection.pgconn.finish()
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(backend.set_result("id", finished(2)), 0.3)

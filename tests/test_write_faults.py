@@ -145,9 +145,8 @@ async def test_a_progress_that_the_server_refuses_is_an_encode_error(store, admi
         await store.set_progress("id", Progress("x", 7))
 
 
-async def test_a_right_that_progress_lacks_is_no_fault_of_the_progress(
-    store, admin, dsn, table_name
-):
+@pytest.mark.usefixtures("store")
+async def test_a_right_that_progress_lacks_is_no_fault_of_the_progress(admin, dsn, table_name):
     role = f"reader_{table_name}"
     admin.execute(f"CREATE ROLE {role} LOGIN; GRANT SELECT ON {table_name}_progress TO {role}")
     try:

@@ -24,7 +24,7 @@ from taskiq_pg_json.store.arguments import (
 )
 from taskiq_pg_json.store.dsn import called, check_dsn, conninfo_of
 from taskiq_pg_json.store.kept import KeptConnections
-from taskiq_pg_json.store.retrying import LIMITS, NEVER, is_transient, retry
+from taskiq_pg_json.store.retrying import LIMITS, NEVER, is_loss, is_transient, retry
 from taskiq_pg_json.store.sessions import (
     Connection,
     autocommit,
@@ -245,6 +245,8 @@ class Connections:
                 return
         except psycopg.Error as error:
             logger.debug("A batch goes on by itself: %s", error)
+            if is_loss(error):
+                await self._recover(error)
         await self.execute(statement, values, also=also, briefly=briefly)
 
     async def _execute_behind(self, statement: bytes, values: Mapping[str, object]) -> bool:
@@ -288,18 +290,24 @@ class Connections:
             attempt, seconds=self._retry_for, recover=self._recover, also=also, briefly=briefly
         )
 
-    async def _recover(self) -> None:
-        """After one connection was lost the others are suspect: have them looked at.
+    async def _recover(self, error: psycopg.Error) -> None:
+        """After one connection was lost the others are suspect: replace them, or look at them.
 
-        In a task of its own: the pool's look swallows the cancellation of its caller.
+        In a task of its own: the pool's look swallows the cancellation of its caller, and may take
+        long where a dead connection is among those lent.
         """
         if not self._open or self._pool is None:
             return
-        look = self._pool.check() if self._kept is None else self._kept.check()
+        if self._kept is None:
+            look = self._pool.check()
+        elif is_loss(error):
+            look = self._kept.renew()
+        else:
+            look = self._kept.check()
         task = asyncio.get_running_loop().create_task(look)
         self._recoveries.add(task)
         task.add_done_callback(self._recoveries.discard)
-        await asyncio.shield(task)
+        await asyncio.wait({task}, timeout=_LONGEST_WAIT)
 
     async def _probe(self) -> None:
         """Connect once, so that start-up fails with the server's own words.

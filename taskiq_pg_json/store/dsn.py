@@ -19,13 +19,14 @@ Dsn = str | Callable[[], Any] | None
 
 _SQLALCHEMY_DRIVER = re.compile(r"^(postgres(?:ql)?)\+[^:]+(://)")
 _UNKNOWN_OPTION = re.compile(r'invalid (URI query parameter:|connection option) "\w*"')
-# Without these a connection whose other end is gone without a word is waited for for hours.
+# Without these a connection whose other end is gone without a word is waited for for hours. They
+# leave time to try again on another one: writes are given 30 seconds by default.
 _PATIENCE = {
     "connect_timeout": 10,  # seconds
-    "keepalives_idle": 30,  # seconds
-    "keepalives_interval": 10,  # seconds
+    "keepalives_idle": 10,  # seconds
+    "keepalives_interval": 3,  # seconds
     "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,  # milliseconds
+    "tcp_user_timeout": 10_000,  # milliseconds
 }
 _CONNECT_TIMEOUT_VARIABLE = "PGCONNECT_TIMEOUT"
 

@@ -6,6 +6,7 @@ Asking the pool costs about half as much as a small statement does.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 KEEP_FOR = 30.0
 """Seconds after which a connection goes back, so that the pool's own limits on age apply."""
+
+_RENEWAL = 1.0  # seconds in which connections made anew are above suspicion
 
 
 class KeptConnections:
@@ -39,6 +42,7 @@ class KeptConnections:
         self._asking = 0
         self._open = True
         self._returning: set[asyncio.Task[None]] = set()
+        self._renewed = -math.inf
         self.pipeline: Pipeline | None = None
 
     def at_hand(self) -> Wire | None:
@@ -107,6 +111,19 @@ class KeptConnections:
         while self._idle:
             await self.let_go(self._idle.pop())
         await self._pool.check()
+
+    async def renew(self) -> None:
+        """Have the pool replace all connections, unless it has just done so.
+
+        To look at one whose host is dead would take as long as finding out has taken.
+        """
+        now = time.monotonic()
+        if now < self._renewed + _RENEWAL:
+            return
+        self._renewed = now
+        while self._idle:
+            await self.let_go(self._idle.pop())
+        await self._pool.drain()
 
     async def close(self) -> None:
         """Give back all that are idle, and keep none from now on."""

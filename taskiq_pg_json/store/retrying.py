@@ -44,18 +44,20 @@ NEVER: Mapping[str, float] = MappingProxyType({})
 
 _FIRST_PAUSE = 0.05  # seconds; doubles up to the longest
 _LONGEST_PAUSE = 2.0
-_TRANSIENT_STATES = frozenset(
+_LOSSES = frozenset(
     {
         "57P01",  # admin_shutdown
         "57P02",  # crash_shutdown
         "57P03",  # cannot_connect_now
         "57P05",  # idle_session_timeout
         "25P04",  # transaction_timeout
-        "40001",  # serialization_failure
-        "40P01",  # deadlock_detected
-        "53300",  # too_many_connections
     }
 )
+_TRANSIENT_STATES = _LOSSES | {
+    "40001",  # serialization_failure
+    "40P01",  # deadlock_detected
+    "53300",  # too_many_connections
+}
 # What a server says that will soon be there, or have room; libpq gives no code with it.
 _NOT_NOW = (
     "starting up",
@@ -76,16 +78,19 @@ async def retry(
     attempt: Callable[[], Awaitable[ResultT]],
     *,
     seconds: float,
-    recover: Callable[[], Awaitable[None]],
+    recover: Callable[[psycopg.Error], Awaitable[None]],
     also: Collection[str] = (),
     briefly: Mapping[str, float] = NEVER,
 ) -> ResultT:
     """Do something until it succeeds, with growing pauses.
 
+    Where all the time has been spent on finding out that a connection is dead, there is one more
+    attempt.
+
     Args:
         attempt: what to do; it may be done twice.
         seconds: after which to give up.
-        recover: what to do before the next attempt.
+        recover: what to do before the next attempt, after what error.
         also: further SQLSTATEs after which to try again.
         briefly: those after which to try again for so many seconds.
 
@@ -97,7 +102,9 @@ async def retry(
     began = time.monotonic()
     deadline = began + seconds
     pause = _FIRST_PAUSE
+    attempts = 0
     while True:
+        attempts += 1
         try:
             return await attempt()
         except PoolClosed as error:
@@ -106,7 +113,8 @@ async def retry(
             state = error.sqlstate or ""
             is_brief = time.monotonic() < began + briefly.get(state, 0.0)
             is_away = is_transient(error) or state in also
-            is_late = time.monotonic() + pause > deadline
+            has_had_a_chance = attempts > 1 or not is_loss(error)
+            is_late = time.monotonic() + pause > deadline and has_had_a_chance
             if not (is_away or (is_brief and not is_late)):
                 raise
             if is_late:
@@ -116,9 +124,10 @@ async def retry(
             logger.warning(
                 "PostgreSQL is away, or cannot do it now: trying again in %.2g s: %s", pause, error
             )
+            reason = error
         await asyncio.sleep(pause)
         # Not before it: a new connection may not last for as long as the pause.
-        await recover()
+        await recover(reason)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
@@ -136,3 +145,13 @@ def is_transient(error: psycopg.Error) -> bool:
     if "FATAL" in message:
         return any(phrase in message for phrase in _NOT_NOW)
     return _NEVER.search(message) is None
+
+
+def is_loss(error: psycopg.Error) -> bool:
+    """Whether a connection was lost, so that the others are suspect."""
+    if isinstance(error, PoolTimeout):
+        return False
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return state.startswith("08") or state in _LOSSES
