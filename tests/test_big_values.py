@@ -56,6 +56,28 @@ async def test_a_big_result_does_not_stall_small_ones(store):
     assert ended[-1] == "big"
 
 
+async def test_many_big_results_at_once_leave_connections_to_others(store, monkeypatch):
+    ids = [f"big{number}" for number in range(6)]
+    value = incompressible(3 * MEGABYTE)
+    await asyncio.gather(*(store.set_result(id_, Outcome(return_value=value)) for id_ in ids))
+    fetch = store._reader._fetch_results
+    under_way, most = set(), 0
+
+    async def counted(*arguments):
+        nonlocal most
+        under_way.add(asyncio.current_task())
+        most = max(most, len(under_way))
+        try:
+            return await fetch(*arguments)
+        finally:
+            under_way.discard(asyncio.current_task())
+
+    monkeypatch.setattr(store._reader, "_fetch_results", counted)
+    outcomes = await asyncio.gather(*map(store.get_outcome, ids))
+    assert all(outcome.return_value == value for outcome in outcomes)
+    assert most <= 3  # with a statement that has found out which are big
+
+
 WIDE = "\N{PARTY POPPER}"
 """Makes four bytes in memory of each character of a text."""
 

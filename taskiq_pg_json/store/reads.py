@@ -28,6 +28,7 @@ MadeT = TypeVar("MadeT")
 
 _FAILURE = Status.FAILURE.value
 _HEAVY_BYTES = 1 << 20  # as stored, which may be compressed
+_HEAVY_AT_ONCE = 2  # lest they take every connection
 
 Json = str | bytes
 """JSON text: bytes where it is large as it is stored."""
@@ -117,6 +118,7 @@ class Reader:
         )
         self._are_ready = BatchStatement(names, "are_ready", "results")
         self._get_progress = BatchStatement(names, "get_progress", "progress")
+        self._heavy = asyncio.Semaphore(_HEAVY_AT_ONCE)
         self._get_records = names.statement(
             statements["get_records"],
             batch=statements["results_many"],
@@ -137,7 +139,8 @@ class Reader:
 
     async def heavy_result(self, task_id: str) -> StoredResult | None:
         """Return what a task left that is too large to share a statement."""
-        found = await self._fetch_results(self._get_heavy_result, [task_id], None)
+        async with self._heavy:
+            found = await self._fetch_results(self._get_heavy_result, [task_id], None)
         return found.get(task_id)
 
     async def ready_among(self, task_ids: Sequence[str]) -> set[str]:
