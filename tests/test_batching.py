@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from taskiq_pg_json.errors import NotStartedError
+from taskiq_pg_json.errors import NotStartedError, WriteTimeoutError
+from taskiq_pg_json.store.batch import PutOffError
 from taskiq_pg_json.store.batching import MicroBatcher, later
 
 
@@ -27,6 +28,7 @@ class Item:
     key: str = "a"
     size: int = 1
     bad: bool = False
+    slow: bool = False
 
 
 @dataclass
@@ -40,6 +42,14 @@ class Server:
     in_flight: list[str] = field(default_factory=list)
 
     async def flush(self, items):
+        """What is slow is put off."""
+        numbers = await self.flush_patiently(items, but=[item for item in items if item.slow])
+        return [
+            PutOffError() if item.slow else number
+            for item, number in zip(items, numbers, strict=True)
+        ]
+
+    async def flush_patiently(self, items, but=()):
         keys = [item.key for item in items]
         assert not set(keys) & set(self.in_flight), "two flushes of one key at once"
         assert len(set(keys)) == len(keys), "a key twice in one batch"
@@ -55,13 +65,14 @@ class Server:
             raise LostError
         if any(item.bad for item in items):
             raise RejectedError([item.number for item in items if item.bad])
-        self.flushed += items
+        self.flushed += [item for item in items if item not in but]
         return [item.number for item in items]
 
 
 def make_batcher(server, **options):
     return MicroBatcher(
         server.flush,
+        flush_patiently=server.flush_patiently,
         key=lambda item: item.key,
         size=lambda item: item.size,
         rejects=(RejectedError,),
@@ -95,6 +106,47 @@ async def test_calls_that_arrive_during_a_flush_form_the_next_batch():
     items = [Item(number, key=str(number)) for number in range(50)]
     assert await asyncio.gather(*map(batcher.submit, items)) == list(range(50))
     assert [len(batch) for batch in server.batches] == [1, 49]
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+async def test_what_is_put_off_keeps_up_no_others(slow):
+    goes_on = asyncio.Event()
+
+    async def flush_patiently(items):
+        await goes_on.wait()
+        return [item.number for item in items]
+
+    batcher = MicroBatcher(
+        Server().flush,
+        flush_patiently=flush_patiently,
+        key=lambda item: item.key,
+        choose=None,
+    )
+    items = [Item(number, key=str(number), slow=number == slow) for number in range(10)]
+    again = Item(99, key=str(slow))
+    calls = [asyncio.create_task(submitted(batcher, item)) for item in [*items, again]]
+    await turns(20)
+    assert [call.done() for call in calls] == [n != slow for n in range(10)] + [False]
+    assert await submitted(batcher, Item(100, key="another")) == 100
+    goes_on.set()
+    assert await asyncio.gather(*calls) == [*range(10), 99]
+    await asyncio.wait_for(batcher.close(), 5)
+
+
+async def test_what_gets_no_further_while_it_closes_is_given_up():
+    async def never(_items):
+        await asyncio.Event().wait()
+
+    batcher = MicroBatcher(
+        Server().flush, flush_patiently=never, key=lambda item: item.key, lanes=1
+    )
+    items = [Item(number, key=str(number), slow=number == 5) for number in range(12)]
+    calls = [asyncio.create_task(submitted(batcher, item)) for item in items]
+    await turns(1)
+    await asyncio.wait_for(batcher.close(0.05), 5)
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(end) for end in ended} == {int, WriteTimeoutError}
+    assert isinstance(ended[5], WriteTimeoutError)
 
 
 async def test_callers_in_a_closed_loop_share_batches():
@@ -295,6 +347,7 @@ arrivals = st.tuples(
     st.just("submit"),
     st.sampled_from("abcd"),
     st.sampled_from([1, 1, 1, 4, 11]),
+    st.sampled_from([False, False, False, True]),
     st.sampled_from([False, False, False, True]),
 )
 cancellations = st.tuples(st.just("cancel"), st.integers(0, 30))

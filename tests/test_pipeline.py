@@ -10,9 +10,10 @@ import pytest
 from psycopg import sql
 from psycopg.pq import PipelineStatus
 
-from taskiq_pg_json import ResultStore
+from taskiq_pg_json import ResultStore, WriteTimeoutError
 from taskiq_pg_json.records import Outcome
 from taskiq_pg_json.store import pipeline as pipelines
+from taskiq_pg_json.store import writes
 from taskiq_pg_json.store.pipeline import Pipeline
 from taskiq_pg_json.store.wire import Wire
 
@@ -292,6 +293,39 @@ async def test_a_locked_row_keeps_up_no_others(store, locked, monkeypatch):
     await locked.rollback()
     await waiting
     assert await store.count() == 450
+
+
+async def test_many_locked_rows_keep_up_no_others(store, connect, monkeypatch):
+    monkeypatch.setattr(writes, "_SLOW", 0.3)
+    table = sql.Identifier(store.names.table)
+    holders = [await connect(autocommit=False) for _ in range(3)]
+    for number, holder in enumerate(holders):
+        lock = sql.SQL("SELECT FROM {} WHERE task_id = %s FOR UPDATE").format(table)
+        await holder.execute(lock, [WARM[10 * number]])
+    waiting = [asyncio.create_task(store.set_result(id_, Outcome("new"))) for id_ in WARM[:30]]
+    await asyncio.wait_for(store_all(store, [f"other-{n}" for n in range(50)]), 10)
+    await asyncio.wait_for(asyncio.gather(*waiting[1:10], *waiting[11:20], *waiting[21:]), 10)
+    assert not any(waiting[number].done() for number in (0, 10, 20))
+    for holder in holders:
+        await holder.rollback()
+    await asyncio.wait_for(asyncio.gather(*waiting), 10)
+    assert {(await store.get(id_)).return_value for id_ in WARM[:30]} == {"new"}
+
+
+async def test_a_row_that_stays_locked_does_not_keep_up_the_shutdown(
+    dsn, store, connect, monkeypatch
+):
+    monkeypatch.setattr(writes, "_SLOW", 0.3)
+    table = sql.Identifier(store.names.table)
+    holder = await connect(autocommit=False)
+    lock = sql.SQL("SELECT FROM {} WHERE task_id = %s FOR UPDATE").format(table)
+    await holder.execute(lock, [WARM[0]])
+    async with ResultStore(dsn, table_name=store.names.table, write_timeout=1) as other:
+        writing = [asyncio.create_task(other.set_result(id_, Outcome(1))) for id_ in WARM[:3]]
+        await asyncio.sleep(0.1)
+        await asyncio.wait_for(other.shutdown(), 10)
+    ended = await asyncio.gather(*writing, return_exceptions=True)
+    assert [type(end) for end in ended] == [WriteTimeoutError, type(None), type(None)]
 
 
 async def test_what_was_under_way_on_a_lost_connection_is_stored(store, locked, admin, used):

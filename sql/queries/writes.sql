@@ -115,6 +115,17 @@ WHERE result.finished_at IS NULL
     task_id, task_name, worker, status, error, args, kwargs, labels, queued_at, started_at,
     kind, pickled)) AS batch
 
+-- locked_rows --
+-- Which of the tasks have a row that somebody else has locked.
+WITH free AS MATERIALIZED (
+    SELECT task_id FROM {table}
+    WHERE task_id = ANY (%(task_id)b::text[]::{task_id_type}[])
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT task_id::text FROM {table}
+WHERE task_id = ANY (%(task_id)b::text[]::{task_id_type}[])
+  AND task_id NOT IN (SELECT task_id FROM free);
+
 -- discard_state --
 -- Forget an attempt that leaves no result, unless another attempt has begun or the task has ended.
 DELETE FROM {results}

@@ -7,57 +7,21 @@ import math
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic
 
 from taskiq_pg_json.errors import NotStartedError, WriteTimeoutError
+from taskiq_pg_json.store.batch import Batch, ItemT, PutOffError, ResultT, Waiting, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
-
-_Waiting = tuple[ItemT, "asyncio.Future[ResultT]"]
 _FLUSHES_ASIDE = 2
+_MOST_PUT_OFF = 16  # batches; what comes then waits in its lane
 
 
 def later(_earlier: ItemT, item: ItemT) -> ItemT:
     """The last write wins."""
     return item
-
-
-class _Batch(Generic[ItemT, ResultT]):
-    """The items of one flush by their keys.
-
-    Attributes:
-        entries: the item of each key, and who waits for it.
-        superseded: who waits for the earlier ones that an item stands for.
-        has_begun: whether its flush has.
-    """
-
-    __slots__ = ("entries", "has_begun", "superseded")
-
-    def __init__(self) -> None:
-        self.entries: dict[Hashable, _Waiting[ItemT, ResultT]] = {}
-        self.superseded: list[tuple[Hashable, asyncio.Future[ResultT]]] = []
-        self.has_begun = False
-
-    def settle(self, results: Sequence[ResultT | Exception]) -> None:
-        """Answer everybody."""
-        for (_, future), result in zip(self.entries.values(), results, strict=True):
-            if isinstance(result, Exception):
-                _resolve(future, result)
-            elif not future.done():
-                future.set_result(result)
-        if self.superseded:
-            by_key = dict(zip(self.entries, results, strict=True))
-            for key, future in self.superseded:
-                _resolve(future, by_key[key])
-
-    def fail(self, error: BaseException) -> None:
-        """Answer everybody with an error."""
-        for _, future in (*self.entries.values(), *self.superseded):
-            _resolve(future, error)
 
 
 class MicroBatcher(Generic[ItemT, ResultT]):
@@ -71,7 +35,9 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     Args:
         flush: writes or reads one batch, whole or not at all; returns one result an item, in order,
-            or the error of an item that it has set apart.
+            or the error of an item that it has set apart; a ``PutOffError`` has it flushed beside
+            the lanes.
+        flush_patiently: the same, and puts nothing off; None where ``flush`` never does.
         key: what an item is about, such as its task id.
         size: an item's weight in bytes.
         rejects: the errors that one bad item causes; the batch is then halved until it is alone.
@@ -89,6 +55,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         flush: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]],
         *,
         key: Callable[[ItemT], Hashable],
+        flush_patiently: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]]
+        | None = None,
         size: Callable[[ItemT], int] | None = None,
         rejects: tuple[type[Exception], ...] = (),
         choose: Callable[[ItemT, ItemT], ItemT] | None = later,
@@ -98,6 +66,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         lanes: int = 1,
     ) -> None:
         self._flush = flush
+        self._flush_patiently = flush_patiently or flush
         self._key = key
         self._size = size
         self._rejects = rejects
@@ -106,11 +75,13 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._max_bytes = max_bytes
         self._lanes = lanes
         self._max_waiting = max_waiting
-        self._waiting: deque[_Waiting[ItemT, ResultT]] = deque()
+        self._waiting: deque[Waiting[ItemT, ResultT]] = deque()
         self._in_flight: set[Hashable] = set()
         self._active = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._aside = asyncio.Semaphore(_FLUSHES_ASIDE)
+        self._patience = asyncio.Semaphore(_FLUSHES_ASIDE)
+        self._put_off = 0
         self._turns: deque[asyncio.Future[None]] = deque()
         self._admitted = 0
         self._idle = asyncio.Event()
@@ -147,7 +118,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         """
         self._closed = True
         while self._turns:
-            _resolve(self._turns.popleft(), _closed_error())
+            resolve(self._turns.popleft(), _closed_error())
         self._wake()
         flushed = -1
         while not self._idle.is_set() and flushed != self._flushed:
@@ -161,7 +132,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         """Answer all that is left with an error, and flush no more."""
         self._error = WriteTimeoutError(f"It was not done in {patience:g} s while shutting down.")
         while self._waiting:
-            _resolve(self._waiting.popleft()[1], self._error)
+            resolve(self._waiting.popleft()[1], self._error)
         for task in self._tasks:
             task.cancel()
 
@@ -177,12 +148,19 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._active += 1
         key = self._key(item)
         self._in_flight.add(key)
+        batch: Batch[ItemT, ResultT] = Batch()
         try:
             (result,) = await self._flush((item,))
+            if isinstance(result, PutOffError):
+                batch.entries[key] = item, asyncio.get_running_loop().create_future()
+                self._send_put_off(batch)
         finally:
             self._active -= 1
-            self._in_flight.remove(key)
+            if not batch.entries:
+                self._in_flight.remove(key)
             self._wake()
+        if batch.entries:
+            return await batch.entries[key][1]
         if isinstance(result, Exception):
             raise result
         return result
@@ -246,7 +224,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     async def _lane(self) -> None:
         while (batch := self._take()).entries:
-            await self._flush_batch(batch)
+            has_room = self._put_off < _MOST_PUT_OFF
+            await self._flush_batch(batch, self._flush if has_room else self._flush_patiently)
             # Those just answered may come back with their next item.
             await asyncio.sleep(0)
 
@@ -262,13 +241,13 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             self._key(item) in self._in_flight for item, _ in self._waiting
         )
 
-    def _take(self) -> _Batch[ItemT, ResultT]:
+    def _take(self) -> Batch[ItemT, ResultT]:
         """Form the next batch; items too heavy for any are sent off by themselves."""
-        batch: _Batch[ItemT, ResultT] = _Batch()
+        batch: Batch[ItemT, ResultT] = Batch()
         entries, waiting, in_flight = batch.entries, self._waiting, self._in_flight
         key_of, size_of, max_bytes = self._key, self._size, self._max_bytes
         choose = self._choose
-        left: list[_Waiting[ItemT, ResultT]] = []
+        left: list[Waiting[ItemT, ResultT]] = []
         total = size = 0
         # An even share, lest one lane go on with almost all items and the other with almost none.
         share = -(-(len(waiting) + len(in_flight)) // self._lanes)
@@ -298,50 +277,75 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._admit()
         return batch
 
-    def _send_aside(self, key: Hashable, entry: _Waiting[ItemT, ResultT]) -> None:
-        batch: _Batch[ItemT, ResultT] = _Batch()
+    def _send_aside(self, key: Hashable, entry: Waiting[ItemT, ResultT]) -> None:
+        batch: Batch[ItemT, ResultT] = Batch()
         batch.entries[key] = entry
         self._in_flight.add(key)
         self._start(self._flush_aside(batch), partial(self._aside_ended, batch))
 
-    async def _flush_aside(self, batch: _Batch[ItemT, ResultT]) -> None:
+    async def _flush_aside(self, batch: Batch[ItemT, ResultT]) -> None:
         async with self._aside:
-            await self._flush_batch(batch)
+            await self._flush_batch(batch, self._flush_patiently)
 
-    def _aside_ended(self, batch: _Batch[ItemT, ResultT], task: asyncio.Task[None]) -> None:
+    def _send_put_off(self, batch: Batch[ItemT, ResultT]) -> None:
+        """Flush beside the lanes what would keep up others; its keys stay in flight."""
+        self._put_off += 1
+        self._start(self._flush_put_off(batch), partial(self._put_off_ended, batch))
+
+    async def _flush_put_off(self, batch: Batch[ItemT, ResultT]) -> None:
+        async with self._patience:
+            await self._flush_batch(batch, self._flush_patiently)
+
+    def _put_off_ended(self, batch: Batch[ItemT, ResultT], task: asyncio.Task[None]) -> None:
+        self._put_off -= 1
+        self._aside_ended(batch, task)
+
+    def _aside_ended(self, batch: Batch[ItemT, ResultT], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not batch.has_begun:
             batch.fail(self._error or asyncio.CancelledError())
             self._in_flight.difference_update(batch.entries)
         self._wake()
 
-    async def _flush_batch(self, batch: _Batch[ItemT, ResultT]) -> None:
+    async def _flush_batch(
+        self,
+        batch: Batch[ItemT, ResultT],
+        flush: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]],
+    ) -> None:
         batch.has_begun = True
         try:
-            results = await self._settle([item for item, _ in batch.entries.values()])
+            results = await self._settle([item for item, _ in batch.entries.values()], flush)
         except BaseException as error:
             batch.fail(self._error or error)
             if not isinstance(error, Exception):
                 raise
         else:
             self._flushed += 1
-            batch.settle(results)
+            put_off = batch.settle(results)
+            if put_off is not None:
+                self._send_put_off(put_off)
         finally:
             self._in_flight.difference_update(batch.entries)
 
-    async def _settle(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
+    async def _settle(
+        self,
+        items: Sequence[ItemT],
+        flush: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]],
+    ) -> Sequence[ResultT | Exception]:
         """Flush; halve the batch until an item that makes it fail stands alone.
 
         Both halves at once: what is alone may take long to fail.
         """
         try:
-            return await self._flush(items)
+            return await flush(items)
         except self._rejects as error:
             if len(items) == 1:
                 return [error]
         middle = len(items) // 2
         halves = items[:middle], items[middle:]
-        settled = await asyncio.gather(*map(self._settle, halves), return_exceptions=True)
+        settled = await asyncio.gather(
+            *(self._settle(half, flush) for half in halves), return_exceptions=True
+        )
         results: list[ResultT | Exception] = []
         for half, found in zip(halves, settled, strict=True):
             if not isinstance(found, BaseException):
@@ -355,14 +359,3 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
 def _closed_error() -> NotStartedError:
     return NotStartedError("The result store has been shut down: start it again first.")
-
-
-def _resolve(future: asyncio.Future[ResultT], result: ResultT | BaseException) -> None:
-    if future.done():
-        return
-    if not isinstance(result, BaseException):
-        future.set_result(result)
-    elif isinstance(result, asyncio.CancelledError):
-        future.cancel()
-    else:
-        future.set_exception(result)

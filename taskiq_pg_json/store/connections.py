@@ -23,6 +23,7 @@ from taskiq_pg_json.store.arguments import (
     with_defaults,
 )
 from taskiq_pg_json.store.dsn import called, check_dsn, conninfo_of
+from taskiq_pg_json.store.hurry import given_up_after
 from taskiq_pg_json.store.kept import KeptConnections
 from taskiq_pg_json.store.retrying import LIMITS, NEVER, is_loss, is_transient, retry
 from taskiq_pg_json.store.sessions import (
@@ -192,24 +193,33 @@ class Connections:
         prepare: bool = True,
         also: Collection[str] = LIMITS,
         briefly: Mapping[str, float] = NEVER,
+        slow_after: float | None = None,
     ) -> list[Any]:
         """Run one statement that may run twice, and return its rows as tuples.
 
         A time limit of the session's is none of its caller's: it is tried again like a lost one.
         ``also`` are the SQLSTATEs of all that is, ``briefly`` of what is for so many seconds.
+
+        Raises:
+            SlowError: it was given up after ``slow_after`` seconds.
         """
-        attempt = partial(self._execute, statement, values, prepare)
+        attempt = partial(self._execute, statement, values, prepare, slow_after)
         return await self._retry(attempt, also, briefly)
 
     async def _execute(
-        self, statement: bytes, values: Mapping[str, object], prepare: bool
+        self,
+        statement: bytes,
+        values: Mapping[str, object],
+        prepare: bool,
+        slow_after: float | None,
     ) -> list[Any]:
         kept = self._kept
         if kept is None or not self._open:
             async with self.connection(self._timeout) as connection:
                 wire = Wire(connection)
                 try:
-                    return await wire.execute(statement, values, prepare=prepare)
+                    with given_up_after(slow_after):
+                        return await wire.execute(statement, values, prepare=prepare)
                 except ReadOnlySqlTransaction as error:
                     leave_standby(connection, error)
                     raise
@@ -219,7 +229,10 @@ class Connections:
         # whose cost would show beside a small statement's.
         wire = kept.at_hand() or await kept.take(self._timeout)
         try:
-            return await wire.execute(statement, values, prepare=prepare)
+            if slow_after is None:
+                return await wire.execute(statement, values, prepare=prepare)
+            with given_up_after(slow_after):
+                return await wire.execute(statement, values, prepare=prepare)
         except ReadOnlySqlTransaction as error:
             leave_standby(wire.connection, error)
             raise
@@ -234,20 +247,25 @@ class Connections:
         *,
         also: Collection[str] = LIMITS,
         briefly: Mapping[str, float] = NEVER,
+        slow_after: float | None = None,
     ) -> None:
         """Run a statement that takes the server about as long as its values take Python.
 
         It is sent before the one ahead of it has been answered. If it fails then, perhaps for that
         one's sake, it runs by itself once more.
+
+        Raises:
+            SlowError: it was given up after ``slow_after`` seconds.
         """
         try:
-            if await self._execute_behind(statement, values):
-                return
+            with given_up_after(slow_after):
+                if await self._execute_behind(statement, values):
+                    return
         except psycopg.Error as error:
             logger.debug("A batch goes on by itself: %s", error)
             if is_loss(error):
                 await self._recover(error)
-        await self.execute(statement, values, also=also, briefly=briefly)
+        await self.execute(statement, values, also=also, briefly=briefly, slow_after=slow_after)
 
     async def _execute_behind(self, statement: bytes, values: Mapping[str, object]) -> bool:
         """Run a statement in the pipeline; False where it should not be."""

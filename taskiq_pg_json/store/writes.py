@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import psycopg
 
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import Announcer
+from taskiq_pg_json.store.batch import PutOffError
 from taskiq_pg_json.store.batching import MicroBatcher, later
+from taskiq_pg_json.store.hurry import SlowError
 from taskiq_pg_json.store.retrying import LIMITS, NEVER, NO_WRITES
 from taskiq_pg_json.store.statements import BatchStatement, RowT
 
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
     from taskiq_pg_json.schema import Names
     from taskiq_pg_json.store.connections import Connections
     from taskiq_pg_json.store.rows import ProgressRow, ResultRow
+
+    _Flush: TypeAlias = Callable[
+        [Sequence[RowT], float | None], Awaitable[Sequence[Exception | None]]
+    ]
+    """Writes a batch of rows; raises ``SlowError`` after so many seconds."""
 
 ROW_ERRORS = (
     psycopg.DataError,
@@ -57,6 +65,11 @@ _MAX_ROW_BYTES = 1_000_000_000
 
 _LIGHT_BYTES = 1_000
 """Larger rows take the server longer than Python; it can use more of its processors for them."""
+
+_SLOW = 2.0
+"""Seconds after which a statement is asked whether it waits for a row that somebody has locked."""
+
+_NO_HURRY = 60.0  # seconds
 
 _INNOCENT_BYTES = 2 << 20
 """Rows of no more are not what a server has no memory for."""
@@ -102,6 +115,8 @@ class Writer:
         lanes: int,
     ) -> None:
         self._connections = connections
+        self._names = names
+        self._hurry_from = 0.0
         statements = queries()
         self._finish = BatchStatement(names, "finish", "finish")
         self._record_state = BatchStatement(names, "record_state", "record_state")
@@ -121,7 +136,7 @@ class Writer:
             self._flush_lesser_results, lanes=1, choose=later_attempt
         )
         self.states = self._batcher(self._flush_states, lanes=lanes, choose=None)
-        self.progress = self._batcher(self._flush_progress, lanes=lanes)
+        self.progress = self._batcher(self._flush_progress, lanes=lanes, table="progress")
         self.deletions: MicroBatcher[str, bool] = MicroBatcher(
             self._flush_deletions, key=str, lanes=lanes
         )
@@ -148,13 +163,16 @@ class Writer:
 
     def _batcher(
         self,
-        flush: Callable[[Sequence[RowT]], Awaitable[Sequence[Exception | None]]],
+        flush: _Flush[RowT],
         *,
         lanes: int,
+        table: str = "results",
         choose: Callable[[RowT, RowT], RowT] | None = later,
     ) -> MicroBatcher[RowT, None]:
+        locked_rows = self._names.statement(queries()["locked_rows"], table=f"{{{table}}}")
         return MicroBatcher(
-            flush,
+            partial(self._hurried, flush, locked_rows),
+            flush_patiently=lambda rows: flush(rows, None),
             key=_task_id,
             size=_size,
             rejects=REFUSALS + _LIMIT_ERRORS,
@@ -162,18 +180,20 @@ class Writer:
             lanes=lanes,
         )
 
-    async def _flush_results(self, rows: Sequence[ResultRow]) -> Sequence[Exception | None]:
+    async def _flush_results(
+        self, rows: Sequence[ResultRow], slow_after: float | None
+    ) -> Sequence[Exception | None]:
         """Write results; the errors of those that are refused while others are not.
 
         Where all are, the server or the table is at fault, and they are tried again for a while.
         """
-        guilty = {} if len(rows) == 1 else await self._probe(rows)
+        guilty = {} if len(rows) == 1 else await self._probe(rows, slow_after)
         if 0 < len(guilty) < len(rows):
             # Once more: what has refused them may have ended while they were looked for.
-            guilty = await self._probe([row for row in rows if row.task_id in guilty])
+            guilty = await self._probe([row for row in rows if row.task_id in guilty], slow_after)
         if len(rows) == 1 or len(guilty) == len(rows):
             try:
-                await self._finish_rows(rows, patient=True)
+                await self._finish_rows(rows, slow_after, patient=True)
             except _SUSPECTED as error:
                 return [error] * len(rows)
         elif guilty:
@@ -182,36 +202,47 @@ class Writer:
         self._announce("ended", rows)
         return [None] * len(rows)
 
-    async def _probe(self, rows: Sequence[ResultRow]) -> dict[str, Exception]:
+    async def _probe(
+        self, rows: Sequence[ResultRow], slow_after: float | None
+    ) -> dict[str, Exception]:
         """Write what can be written of the rows, and return the errors of the others."""
         try:
-            await self._finish_rows(rows, patient=False)
+            await self._finish_rows(rows, slow_after, patient=False)
         except _SUSPECTED as error:
             if len(rows) == 1:
                 return {rows[0].task_id: error}
         else:
             return {}
         middle = len(rows) // 2
-        return await self._probe(rows[:middle]) | await self._probe(rows[middle:])
+        found = await self._probe(rows[:middle], slow_after)
+        return found | await self._probe(rows[middle:], slow_after)
 
-    async def _flush_lesser_results(self, rows: Sequence[ResultRow]) -> Sequence[None]:
-        await self._finish_rows(rows, patient=False)
+    async def _flush_lesser_results(
+        self, rows: Sequence[ResultRow], slow_after: float | None
+    ) -> Sequence[None]:
+        await self._finish_rows(rows, slow_after, patient=False)
         self._announce("ended", rows)
         return [None] * len(rows)
 
-    async def _finish_rows(self, rows: Sequence[ResultRow], *, patient: bool) -> None:
+    async def _finish_rows(
+        self, rows: Sequence[ResultRow], slow_after: float | None, *, patient: bool
+    ) -> None:
         """Write results; where that is refused, again for a while or not at all."""
         briefly = dict(_WAIT_FOR_TABLE) if patient else {}
         if sum(map(_size, rows)) > _INNOCENT_BYTES:
             briefly.pop(_OUT_OF_MEMORY, None)
-        await self._write(self._finish, rows, self._finishing, briefly)
+        await self._write(self._finish, rows, self._finishing, slow_after, briefly)
 
-    async def _flush_states(self, rows: Sequence[ResultRow]) -> Sequence[None]:
-        await self._write(self._record_state, rows, self._shared)
+    async def _flush_states(
+        self, rows: Sequence[ResultRow], slow_after: float | None
+    ) -> Sequence[None]:
+        await self._write(self._record_state, rows, self._shared, slow_after)
         return [None] * len(rows)
 
-    async def _flush_progress(self, rows: Sequence[ProgressRow]) -> Sequence[None]:
-        await self._write(self._set_progress, rows, {})
+    async def _flush_progress(
+        self, rows: Sequence[ProgressRow], slow_after: float | None
+    ) -> Sequence[None]:
+        await self._write(self._set_progress, rows, {}, slow_after)
         self._announce("progressed", rows)
         return [None] * len(rows)
 
@@ -220,6 +251,7 @@ class Writer:
         statement: BatchStatement,
         rows: Sequence[RowT],
         shared: dict[str, object],
+        slow_after: float | None,
         briefly: Mapping[str, float] = NEVER,
     ) -> None:
         # Sorted by id, so that two batches cannot deadlock.
@@ -229,7 +261,43 @@ class Writer:
         execute = self._connections.execute_light if is_light else self._connections.execute
         # A batch is halved that reaches a limit; a row alone can only try again.
         also = NO_WRITES if count > 1 else NO_WRITES | LIMITS
-        await execute(text, values | shared, also=also, briefly={**_WAIT_TOGETHER, **briefly})
+        await execute(
+            text,
+            values | shared,
+            also=also,
+            briefly={**_WAIT_TOGETHER, **briefly},
+            slow_after=slow_after,
+        )
+
+    async def _hurried(
+        self, flush: _Flush[RowT], locked_rows: bytes, rows: Sequence[RowT]
+    ) -> Sequence[Exception | None]:
+        """Write rows, but put those off that somebody else has locked, where others wait for that.
+
+        A server that is slow without a lock is not hurried again for a while.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._hurry_from:
+            return await flush(rows, None)
+        try:
+            return await flush(rows, _SLOW)
+        except SlowError:
+            locked = await self._locked(locked_rows, rows)
+        if not locked:
+            self._hurry_from = loop.time() + _NO_HURRY
+            return await flush(rows, None)
+        free = [row for row in rows if row.task_id not in locked]
+        written = iter(await flush(free, None) if free else ())
+        return [PutOffError() if row.task_id in locked else next(written) for row in rows]
+
+    async def _locked(self, statement: bytes, rows: Sequence[RowT]) -> set[str]:
+        """Which of the tasks have a row that is locked; none where the table is, or in doubt."""
+        ids = {"task_id": list(map(_task_id, rows))}
+        try:
+            found = await self._connections.execute(statement, ids, slow_after=_SLOW)
+        except (psycopg.Error, SlowError):
+            return set()
+        return {id_ for (id_,) in found}
 
     def _announce(self, event: str, rows: Sequence[RowT]) -> None:
         if event in self._announcers:
