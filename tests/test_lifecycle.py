@@ -181,6 +181,17 @@ async def test_a_result_after_shutdown_finds_its_table_as_the_others_do(
         assert (await store.get("late")).return_value == 2
 
 
+async def test_another_event_loop_is_refused_but_for_results(named):
+    async with named:
+        await named.set_result("here", Outcome(1))
+        with pytest.raises(NotStartedError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, named.is_ready("here"))
+        stored = (named.set_result(f"{n}", Outcome(n)) for n in range(10))
+        await asyncio.gather(*(asyncio.to_thread(asyncio.run, storing) for storing in stored))
+        assert await named.is_ready("here")
+        assert await named.count() == 11
+
+
 async def test_a_store_whose_start_has_failed_takes_no_results(named, admin, table_name):
     admin.execute(f'CREATE TABLE "{table_name}" (mine int)')
     with pytest.raises(ForeignTableError):

@@ -86,6 +86,9 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._admitted = 0
         self._idle = asyncio.Event()
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with suppress(RuntimeError):  # made before there is one, it takes that of its first item
+            self._loop = asyncio.get_running_loop()
         self._flushed = 0
         self._error: WriteTimeoutError | None = None
 
@@ -96,11 +99,12 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         interrupted with it, and one that shares a batch is flushed all the same.
 
         Raises:
-            NotStartedError: after ``close()``.
+            NotStartedError: after ``close()``, or in another event loop.
             Exception: what the flush raised, for this item alone where it is one of ``rejects``.
         """
-        if self._closed:
-            raise _closed_error()
+        loop = asyncio.get_running_loop()
+        if self._closed or loop is not self._loop:
+            self._check(loop)
         if self._active or self._is_busy():
             if self._turns or self._admitted or len(self._waiting) >= self._max_waiting:
                 return self._submit_in_turn(item)
@@ -108,6 +112,15 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         if self._size is not None and self._size(item) > self._max_bytes:
             return self._enqueue(item)
         return self._flush_alone(item)
+
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._closed:
+            raise _closed_error()
+        if self._loop is not None:
+            raise NotStartedError(
+                "The result store was started in another event loop: make one for each loop."
+            )
+        self._loop = loop
 
     async def close(self, patience: float = math.inf) -> None:
         """Refuse new items and return when all that were accepted have been flushed.

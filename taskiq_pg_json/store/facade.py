@@ -222,7 +222,8 @@ class ResultStore(Searchable):
         """Store how a task ended; it has a readable end when this returns.
 
         A value that cannot be stored, or that the server refuses, becomes a FAILURE that says why.
-        That of a task which has outlived ``shutdown()`` is stored over a connection of its own.
+        That of a task which has outlived ``shutdown()``, or that runs in another event loop, is
+        stored over a connection of its own.
 
         Raises:
             InvalidTaskIdError: the id cannot be stored.
@@ -356,11 +357,12 @@ class ResultStore(Searchable):
             yield progress
 
     async def _store_late(self, row: ResultRow, task_id: str, outcome: Outcome) -> None:
-        """Store a result after ``shutdown()``, or in a process forked from a started one."""
+        """Store a result after ``shutdown()``, in another event loop, or in a forked process."""
+        late = self._late  # another thread may take its place
         loop = asyncio.get_running_loop()
-        if self._late is None or self._late[0] is not loop:
-            self._late = loop, self._new_writer(self._connections_apart)
-        writer = self._late[1]
+        if late is None or late[0] is not loop:
+            late = self._late = loop, self._new_writer(self._connections_apart)
+        writer = late[1]
         try:
             check_size(row)
             await writer.results.submit(row)
