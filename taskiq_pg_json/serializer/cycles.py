@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import sys
 import types
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from taskiq_pg_json.serializer.scalars import SCALARS
 
 _NO_DATA = (
     type,
@@ -20,6 +19,9 @@ _NO_DATA = (
     types.FrameType,
     types.TracebackType,
 )
+_ATOMS = frozenset({str, int, float, bool, type(None), *(scalar.cls for scalar in SCALARS)})
+"""Types whose values hold nothing, and are not counted."""
+_CONTAINERS = frozenset({list, tuple, dict})
 
 
 def survey(root: object) -> tuple[frozenset[int], int]:
@@ -31,41 +33,48 @@ def survey(root: object) -> tuple[frozenset[int], int]:
     cyclic: set[int] = set()
     open_ids = {id(root)}
     done: set[int] = set()
-    stack = [(root, _referents(root))]
+    stack = [(root, iter(_referents(root)))]
     while stack:
         holder, rest = stack[-1]
-        child = next(rest, None)
-        if child is None:
+        for child in rest:
+            name = id(child)
+            if name in open_ids:
+                cyclic.add(name)
+            elif name not in done:
+                found = _referents(child)
+                if found:
+                    open_ids.add(name)
+                    stack.append((child, iter(found)))
+                    break
+                done.add(name)
+        else:
             stack.pop()
             open_ids.discard(id(holder))
             done.add(id(holder))
-        elif id(child) in open_ids:
-            cyclic.add(id(child))
-        elif id(child) not in done:
-            open_ids.add(id(child))
-            stack.append((child, _referents(child)))
     return frozenset(cyclic), len(done)
 
 
-def _referents(holder: object) -> Iterator[object]:
-    struct = _struct_class()
+def _referents(holder: object) -> list[object]:
+    """What an object holds and may hold more: also what the collector does not track.
+
+    It forgets tuples and dicts of nothing but atoms, which are containers all the same.
+    """
     found: list[object]
-    if isinstance(holder, BaseException):
+    if type(holder) in _CONTAINERS:
+        found = gc.get_referents(holder)
+        if _ATOMS.issuperset(map(type, found)):
+            return []
+    elif isinstance(holder, BaseException):
         # not its traceback, whose frames hold the whole program
         found = [holder.args, getattr(holder, "__dict__", None)]
-    elif isinstance(holder, struct) and not gc.is_tracked(holder):
+    elif gc.is_tracked(holder) or not isinstance(holder, _struct_class()):
+        found = gc.get_referents(holder)
+    else:
         # one of gc=False has no referents for the collector
         found = [getattr(holder, name, None) for name in type(holder).__struct_fields__]
-    else:
-        found = gc.get_referents(holder)
-    return iter(
-        [
-            child
-            for child in found
-            if isinstance(child, struct)
-            or (gc.is_tracked(child) and not isinstance(child, _NO_DATA))
-        ]
-    )
+    return [
+        child for child in found if type(child) not in _ATOMS and not isinstance(child, _NO_DATA)
+    ]
 
 
 def _struct_class() -> Any:  # noqa: ANN401 - a library's

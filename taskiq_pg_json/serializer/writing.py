@@ -117,22 +117,26 @@ class RowWriter:
         leaves = len(self._leaves)
         cyclic, budget = None, _BUDGET
         encoder = self._encoder
-        room, encoder.depth, encoder.budget = encoder.room, 0, budget
-        try:
-            plain, node = _encoded(encoder, name, value)
-            if encoder.room < 0:
-                return None, node
-            data = dumps(plain)
-            # most text has no backslash at all, and looking for one byte is faster than for six
-            if b"\\" not in data or NUL not in data:
-                return data, node
-        except OverBudgetError:
-            cyclic, different = survey(value)
-            budget = max(_BUDGET, different * _SHARING)
-        except Exception:  # noqa: BLE001, S110 - the careful walk finds out, and says where
-            pass
-        encoder.room = room
-        del self._leaves[leaves:]
+        room, again = encoder.room, True
+        while again:
+            encoder.depth, encoder.budget, again = 0, budget, False
+            try:
+                plain, node = _encoded(encoder, name, value)
+                if encoder.room < 0:
+                    return None, node
+                data = dumps(plain)
+                # most text has no backslash at all, and looking for one byte is faster than for six
+                if b"\\" not in data or NUL not in data or _is_storable(data, node, ()):
+                    return data, node
+            except OverBudgetError:
+                if cyclic is None:
+                    cyclic, different = survey(value)
+                    budget = max(_BUDGET, different * _SHARING)
+                    again = not cyclic
+            except Exception:  # noqa: BLE001, S110 - the careful walk finds out, and says where
+                pass
+            encoder.room = room
+            del self._leaves[leaves:]
         try:
             return self._careful(name, value, budget, cyclic)
         except TangledError:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
+import gc
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -543,6 +545,51 @@ def test_ordinary_rows_never_need_the_careful_walk(monkeypatch):
         columns = {"return_value": value, "labels": {"queue": "fast"}, "args": [value]}
         encoded = JsonSerializer().encode(columns, task_id="id")
         assert same(JsonSerializer().decode(encoded, task_id="id"), columns)
+
+
+MANY = 100_001
+LARGE = {
+    "tuples": lambda: [(number, number / 7) for number in range(MANY)],
+    "tuples in tuples": lambda: [(number, (number, (number / 7,))) for number in range(MANY // 2)],
+    "lists": lambda: [[number, number / 7] for number in range(MANY)],
+    "dicts": lambda: {str(number): {"a": number} for number in range(MANY)},
+    "ranges": lambda: [range(number) for number in range(MANY)],
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_a_large_value_is_walked_fast_and_stored_as_json(kind, monkeypatch):
+    def careful(*_, **__):
+        raise AssertionError("the fast walk has failed")
+
+    monkeypatch.setattr(writing, "CarefulEncoder", careful)
+    value = LARGE[kind]()
+    gc.collect()  # which ceases to track tuples of atoms
+    row = encoded(value, JsonSerializer(fallback=None))
+    assert JsonSerializer().decode(row, task_id="t")["return_value"] == value
+
+
+@pytest.mark.parametrize("odd", ["a\0", 2**63], ids=["text", "int"])
+def test_a_large_value_with_something_odd_in_it_is_stored_as_json(odd):
+    value = [{"id": number, "of": ()} for number in range(MANY // 2)]
+    value += [{"id": number} for number in range(MANY // 2)] + [{"id": odd}]
+    row = encoded(value, JsonSerializer(fallback=None))
+    assert JsonSerializer().decode(row, task_id="t")["return_value"] == value
+
+
+def test_text_that_reads_like_an_escaped_nul_needs_no_care(monkeypatch, jsonb_roundtrip):
+    def careful(*_, **__):
+        raise AssertionError("the fast walk has failed")
+
+    monkeypatch.setattr(writing, "CarefulEncoder", careful)
+    value = [r"C:\u0000", {"at": date(2026, 1, 2), "regex": r"\\u0000"}]
+    assert same(back(value, jsonb_roundtrip), value)
+
+
+def test_a_nul_inside_a_key_is_found_though_its_text_only_reads_like_one(jsonb_roundtrip):
+    value = {re.compile("\0"): r"\u0000", ("\0", 1): 2}
+    assert same(back(value, jsonb_roundtrip), value)
+    assert same(back([{re.compile("\0"): 1}], jsonb_roundtrip), [{re.compile("\0"): 1}])
 
 
 def test_a_defaultdict_is_stored_without_a_factory_that_cannot_be_pickled(jsonb_roundtrip):
