@@ -59,17 +59,32 @@ def _is_exact(dtype: Any) -> bool:  # noqa: ANN401 - a numpy dtype
 
 
 def _items(array: Any) -> Any:  # noqa: ANN401 - a numpy array
-    """Nested lists of Python values; dates and durations as numpy writes them."""
+    """Nested lists of Python values, dates as numpy writes them, durations as ints.
+
+    None for what would not come back the same.
+    """
+    if not _is_exact(array.dtype):
+        return None
     if array.dtype.kind == "M":
-        return sys.modules["numpy"].datetime_as_string(array).tolist()
-    return (array.astype("i8") if array.dtype.kind == "m" else array).tolist()
+        return _dates(array)
+    items = (array.astype("i8") if array.dtype.kind == "m" else array).tolist()
+    return None if _is_wide(array.dtype, items) else items
+
+
+def _dates(array: Any) -> Any:  # noqa: ANN401 - a numpy array
+    """Nested lists of ISO text, if numpy reads the same from it: it rounds some, far away."""
+    numpy: Any = sys.modules["numpy"]
+    try:
+        items = numpy.datetime_as_string(array).tolist()
+        read = numpy.array(items, dtype=array.dtype)
+    except Exception:  # noqa: BLE001 - numpy's own, and the value is pickled
+        return None
+    return items if read.tobytes() == array.tobytes() else None
 
 
 def _encode_array(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a numpy array
-    if not _is_exact(value.dtype):
-        return encode_unknown(encoder, value)
     items = _items(value)
-    if _is_wide(value.dtype, items):
+    if items is None:
         return encode_unknown(encoder, value)
     plain, node = encoder.encode(items)
     shape = ",".join(map(str, value.shape))
@@ -77,14 +92,14 @@ def _encode_array(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a 
 
 
 def _encode_number(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a numpy scalar
-    if not _is_exact(value.dtype):
-        return encode_unknown(encoder, value)
     if value.dtype.kind == "U":
         item: object = str.__str__(value)
     elif value.dtype.kind == "S":
         item = bytes.__getitem__(value, slice(None))
     else:
         item = _items(sys.modules["numpy"].asarray(value))
+    if item is None:
+        return encode_unknown(encoder, value)
     plain, node = encoder.encode(item)
     return wrap(f"numpy:{value.dtype.str}", plain, node)
 
@@ -140,13 +155,44 @@ def _read_number(decoder: Decoder, plain: object, argument: str, node: Node) -> 
 
 def _encode_timestamp(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a Timestamp
     zone = times.zone_name(value.tzinfo)
-    if zone is None:
-        return encode_unknown(encoder, value)
-    return value.isoformat(), f"pandas:Timestamp:{value.unit}:{value.fold}:{zone}"
+    try:
+        plain: str = value.isoformat()
+        argument = f"{value.unit}:{value.fold}:{zone}"
+        found = None if zone is None else _timestamp(sys.modules["pandas"], plain, argument)
+        if found is not None and _moment(found) == _moment(value):
+            return plain, f"pandas:Timestamp:{argument}"
+    except Exception:  # noqa: BLE001, S110 - pandas's own, and the value is pickled
+        pass
+    return encode_unknown(encoder, value)
 
 
-def _encode_timedelta(_encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a Timedelta
-    return value.isoformat(), f"pandas:Timedelta:{value.unit}"
+def _moment(value: Any) -> tuple[object, ...]:  # noqa: ANN401 - a Timestamp
+    """What has to be the same of two Timestamps."""
+    zone = value.tzinfo
+    return value.asm8, value.unit, value.fold, type(zone), str(zone), value.utcoffset()
+
+
+def _encode_timedelta(encoder: Encoder, value: Any) -> Encoded:  # noqa: ANN401 - a Timedelta
+    try:
+        plain: str = value.isoformat()
+        found = _timedelta(sys.modules["pandas"], plain, value.unit)
+        if (found.asm8, found.unit) == (value.asm8, value.unit):
+            return plain, f"pandas:Timedelta:{value.unit}"
+    except Exception:  # noqa: BLE001, S110 - pandas's own, and the value is pickled
+        pass
+    return encode_unknown(encoder, value)
+
+
+def _timestamp(pandas: Any, plain: str, argument: str) -> Any:  # noqa: ANN401
+    unit, fold, zone = argument.split(":", 2)
+    written = pandas.Timestamp(plain)
+    if zone:
+        written = written.tz_convert(times.decode_zone(zone, written.tzinfo))
+    return written.replace(fold=int(fold)).as_unit(unit)
+
+
+def _timedelta(pandas: Any, plain: str, unit: str) -> Any:  # noqa: ANN401
+    return pandas.Timedelta(plain).as_unit(unit)
 
 
 def _read_pandas(decoder: Decoder, plain: object, argument: str, _node: Node) -> object:
@@ -158,14 +204,7 @@ def _read_pandas(decoder: Decoder, plain: object, argument: str, _node: Node) ->
         return pandas.NaT
     if type(plain) is not str:
         raise TypeError(f"expected text, found {type(plain).__name__}")
-    unit, _, rest = rest.partition(":")
-    if what == "Timedelta":
-        return pandas.Timedelta(plain).as_unit(unit)
-    fold, _, zone = rest.partition(":")
-    written = pandas.Timestamp(plain)
-    if zone:
-        written = written.tz_convert(times.decode_zone(zone, written.tzinfo))
-    return written.replace(fold=int(fold)).as_unit(unit)
+    return (_timedelta if what == "Timedelta" else _timestamp)(pandas, plain, rest)
 
 
 READERS: dict[str, Callable[[Decoder, Any, str, Node], object]] = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from datetime import timedelta, timezone
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -70,6 +71,56 @@ def test_a_scalar_comes_back_as_its_own_type(value, jsonb_roundtrip):
     assert repr(found) == repr(value)
     if isinstance(value, (str, bytes)):
         assert list(found) == list(value)
+
+
+UNWRITABLE = [
+    pandas.Timestamp("1890-06-01", tz="Europe/Berlin"),
+    pandas.Timestamp("0001-01-01", tz="Asia/Tokyo"),
+    pandas.Timestamp("2024-01-01", tz=timezone(timedelta(hours=1, seconds=1))),
+    pandas.Timestamp(numpy.datetime64(10**13, "s")),
+    pandas.Timestamp(numpy.datetime64(-(10**13), "s")),
+    pandas.Timestamp(numpy.datetime64(10**18, "ms")).tz_localize("UTC"),
+    pandas.Timestamp(numpy.datetime64(7841303495414, "s")).tz_localize(
+        timezone(timedelta(hours=3))
+    ),
+    pandas.Timestamp(numpy.datetime64(-140888280701, "s"))
+    .tz_localize("UTC")
+    .tz_convert("Europe/Berlin"),
+    pandas.Timedelta(numpy.timedelta64(200_000 * 86_400, "s")),
+    pandas.Timedelta(numpy.timedelta64(-(2**62), "us")),
+    pandas.Timedelta.min,
+    numpy.datetime64(2**62 + 1, "W"),
+    numpy.datetime64(2**60 + 3, "25s"),
+    numpy.datetime64(2**62 + 1, "10ms"),
+]
+
+
+def shown(value):
+    """All of a date or duration, for some have no repr."""
+    if isinstance(value, numpy.generic):
+        return value, value.dtype
+    return value.asm8, value.unit, str(getattr(value, "tz", None))
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize("number", range(len(UNWRITABLE)))
+def test_a_date_or_duration_that_its_text_does_not_hold_is_pickled(number, jsonb_roundtrip):
+    value = UNWRITABLE[number]
+    row = jsonb_roundtrip(JsonSerializer().encode({"return_value": {"at": value}}, task_id="t"))
+    assert row.pickled is not None
+    found = JsonSerializer().decode(row, task_id="t")["return_value"]["at"]
+    assert type(found) is type(value)
+    assert shown(found) == shown(value)
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize("unit", ["W", "7D", "25s", "10ms", "3Y"])
+def test_an_array_of_dates_far_away_comes_back(unit, jsonb_roundtrip):
+    value = numpy.array([2**62 + 1, 5, -(2**60) + 3]).astype(f"M8[{unit}]")
+    row = jsonb_roundtrip(JsonSerializer().encode({"return_value": value}, task_id="t"))
+    found = JsonSerializer().decode(row, task_id="t")["return_value"]
+    assert found.dtype == value.dtype
+    assert found.tobytes() == value.tobytes()
 
 
 @pytest.mark.parametrize(
