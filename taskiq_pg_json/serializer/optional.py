@@ -108,18 +108,24 @@ def _is_wide(dtype: Any, items: object) -> bool:  # noqa: ANN401 - a numpy dtype
     """Whether an array of text would take far more memory than its items do."""
     if dtype.kind not in _TEXT:
         return False
-    lengths = list(map(len, _texts(items)))
+    lengths = list(map(len, _texts(items, _TEXT[dtype.kind])))
     size: int = len(lengths) * dtype.itemsize
     return size > _ROOM + _ROOM_FOR_EACH * (sum(lengths) + len(lengths))
 
 
-def _texts(items: object) -> Iterator[str | bytes]:
-    """The text in nested lists."""
+def _texts(items: object, cls: type) -> Iterator[str | bytes]:
+    """The text in nested lists.
+
+    Raises:
+        TypeError: they hold something else, which numpy would write out at the full width.
+    """
     if isinstance(items, list):
         for item in items:
-            yield from _texts(item)
-    elif isinstance(items, (str, bytes)):
+            yield from _texts(item, cls)
+    elif isinstance(items, (str, bytes)) and type(items) is cls:
         yield items
+    else:
+        raise TypeError(f"expected {cls.__name__}, found {type(items).__name__}")
 
 
 def _array(numpy: Any, items: Any, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401

@@ -125,7 +125,15 @@ def test_an_array_of_dates_far_away_comes_back(unit, jsonb_roundtrip):
 
 @pytest.mark.parametrize(
     ("plain", "dtype", "shape"),
-    [("a", "<U200000000", ""), (["a"], "<U200000000", "1"), ([["a"], [""]], "|S900000000", "2,1")],
+    [
+        ("a", "<U200000000", ""),
+        (["a"], "<U200000000", "1"),
+        ([["a"], [""]], "|S900000000", "2,1"),
+        ([1, 2, 3], "<U20000000", "3"),
+        ([None], "|S90000000", "1"),
+        ([{}, 1.5], "<U20000000", "2"),
+        (True, "|S90000000", ""),
+    ],
 )
 def test_a_row_of_few_bytes_does_not_become_a_large_array(plain, dtype, shape):
     node = f"ndarray:{dtype}:{shape}"
