@@ -21,7 +21,7 @@ from taskiq_pg_json.serializer.shapes import shape_of
 from taskiq_pg_json.serializer.text import decode_int, decode_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from taskiq_pg_json.serializer.classes import Shape
     from taskiq_pg_json.serializer.protocol import Node
@@ -272,7 +272,7 @@ class Decoder:
         """The dict under the keys that its texts stand for.
 
         It stays under the texts where a type in a key is not to be had, and its plain JSON is no
-        key, or that of another key as well.
+        key, or that of another key as well; or where a key's class has no hash any more.
         """
         unknown = self.unknown
         given = [
@@ -282,8 +282,8 @@ class Decoder:
         ]
         try:
             found = {key: plain[text] for key, text in given}
-        except TypeError:
-            if self.unknown == unknown:
+        except Exception:
+            if self.unknown == unknown and not self._lost_hash([key for key, _ in given], "dict"):
                 raise
             found = {}
         if self.unknown > unknown and len(found) < len(given):
@@ -298,11 +298,25 @@ class Decoder:
         items = self.items(plain, node)
         try:
             found = make(items)
-        except TypeError:
-            if self.unknown == unknown:
+        except Exception:
+            if self.unknown == unknown and not self._lost_hash(items, "set"):
                 raise
             return items
         return items if self.unknown > unknown and len(found) < len(items) else found
+
+    def _lost_hash(self, values: Iterable[object], kind: str) -> bool:
+        """Whether one is of a class of the application's that cannot be hashed, and tell of it."""
+        found = dict_keys.unhashable(values)
+        if found is None:
+            return False
+        cls, reason = found
+        entry = self.registry.of_class(cls)
+        names = [name for name, known in self._classes.items() if known is cls]
+        if entry is None and not names:
+            return False
+        name = names[0] if names else f"custom:{cast('Any', entry).name}"
+        self.unresolved(f"a {kind} of {name}", None, f"the class has no hash any more: {reason}")
+        return True
 
 
 def _own_copy(key: object) -> object:

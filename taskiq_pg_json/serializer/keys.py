@@ -133,3 +133,13 @@ def aligned(
     merged = list(map(template.__or__, rows))
     # as long as the template and as the row: then neither has a key that the other lacks
     return merged if set(map(len, merged)) == size else None
+
+
+def unhashable(values: Iterable[object]) -> tuple[type, Exception] | None:
+    """The class of a value that cannot be hashed, also within tuples, and its error."""
+    for value in values:
+        try:
+            hash(value)
+        except Exception as exc:  # noqa: BLE001, PERF203 - of whatever class a row names
+            return unhashable(value) if type(value) is tuple else (type(value), exc)
+    return None

@@ -104,7 +104,9 @@ class RowReader:
         return self._fallback.loads(self._leaves[number])
 
     def _error(self, path: str, plain: object, node: object, exc: Exception) -> ResultDecodeError:
-        named = node.get("type", "pickle") if isinstance(node, dict) else node
+        named = node
+        if isinstance(node, dict):
+            named = node.get("type", "pickle" if "pickle" in node else None)
         return ResultDecodeError(
             f"task {self._task_id}: {path} ({named or 'JSON'}) cannot be turned into Python again:"
             f" {type(exc).__name__}: {exc}. Its plain JSON is in the error's .plain",

@@ -488,6 +488,68 @@ def test_a_container_stays_plain_where_the_plain_json_of_an_unknown_class_does_n
     assert read(row) == plain
 
 
+HASHED = """
+@dataclasses.dataclass(frozen=True)
+class Item:
+    price: int
+@dataclasses.dataclass(frozen=True)
+class Line:
+    item: Item
+class Sum:
+    def __init__(self, of): self.of = of
+    def __hash__(self): return 1
+    def __eq__(self, other): return self.of == other.of
+class Unique(set):
+    __slots__ = ()
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        ("{Item(1)}", "[Item(1)]"),
+        ("frozenset({(Item(1), 2)})", "[(Item(1), 2)]"),
+        ("{frozenset({Item(1)})}", "[[Item(1)]]"),
+        ("{Line(Item(1))}", "[Line(Item(1))]"),
+        ("Unique({Item(1)})", "[Item(1)]"),
+        ("{Sum(1)}", "[Sum(1)]"),
+        ("{Item(1): Item(2)}", "{'{\"price\":1}': Item(2)}"),
+        ("{('a', Item(1)): 2, 3: 4}", "{'[\"a\",{\"price\":1}]': 2, '3': 4}"),
+        ("{Sum(1): 2}", "{'1': 2}"),
+    ],
+)
+def test_a_class_that_has_no_hash_any_more_leaves_a_list_or_text_keys_and_warns(
+    make, expected, release, written
+):
+    def serializer(module, **settings):
+        registry = TypeRegistry()
+        registry.register(module.Sum, name="sum", encode=lambda found: found.of, decode=module.Sum)
+        return JsonSerializer(registry, fallback=None, **settings)
+
+    module = release(HASHED)
+    row = written({"total": 5, "of": eval(make, vars(module))}, serializer(module))
+    later = HASHED.replace("(frozen=True)", "").replace("return 1", "return hash(self.gone)")
+    module = release(later)
+    with pytest.warns(UnresolvedTypeWarning, match="(set|dict) of .* has no hash any more"):
+        found = read(row, serializer(module))
+    assert found == {"total": 5, "of": eval(expected, vars(module))}
+    with pytest.raises(ResultDecodeError, match="no hash any more"):
+        read(row, serializer(module, on_unknown_type="error"))
+
+
+@pytest.mark.parametrize(
+    ("plain", "node"),
+    [([[1]], "set"), ({"a": 1}, {"keys": [["a", [1], None]]})],
+)
+def test_what_never_had_a_hash_is_damage(plain, node):
+    row = EncodedRow(
+        {"return_value": orjson.dumps([plain])},
+        orjson.dumps({"v": 1, "return_value": {"fields": {"0": node}}}),
+    )
+    with pytest.raises(ResultDecodeError, match=r"return_value\[0\] \((set|JSON)\)"):
+        read(row)
+
+
 @pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.UnresolvedTypeWarning")
 def test_no_key_is_lost_where_an_unknown_class_leaves_two_alike(release, written):
     letter = release("class Letter(enum.Enum):\n    A = 'a'\n").Letter.A
