@@ -126,8 +126,14 @@ class StructShape(Shape):
 
     def filled(self, made: object, state: State) -> object:
         """A new struct; its constructor is msgspec's own, and checks nothing."""
-        fields = {name: state.pop(name) for name in self.fields if name in state}
-        made = self.cls(**fields)
+        given = {name: state.pop(name) for name in self.fields if name in state}
+        if len(given) == len(self.fields):
+            made = self.cls(**given)
+        else:
+            made = self.cls(**{**self.template, **given})
+            for name in self._known - given.keys():
+                # which the constructor demands, or sets to the default
+                self._slots[name].__delete__(made)
         if state:
             self.add_attributes(made, state)
         return made

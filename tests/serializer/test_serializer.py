@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime as dt
 import functools
@@ -16,6 +17,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import orjson
 import pydantic
 import pytest
@@ -492,6 +494,30 @@ def test_what_a_model_lacks_it_lacks_when_it_comes_back(value, jsonb_roundtrip):
         for found in back(values, jsonb_roundtrip):
             assert same(found, value)
             assert list(vars(found)) == list(vars(value))
+
+
+class Point(msgspec.Struct, frozen=True):
+    x: int
+    y: int = 3
+
+
+class Named(msgspec.Struct, kw_only=True, dict=True):
+    name: str = "a"
+    x: int
+
+
+@pytest.mark.parametrize("value", [Point(1, 2), Named(x=1)], ids=repr)
+@pytest.mark.parametrize("lacking", [["x"], ["y", "name"], ["x", "y", "name"]])
+def test_what_a_struct_lacks_it_lacks_when_it_comes_back(value, lacking, jsonb_roundtrip):
+    value = copy.copy(value)
+    lacking = [name for name in lacking if name in value.__struct_fields__]
+    for name in lacking:
+        vars(type(value))[name].__delete__(value)
+    for found in back([value, value], jsonb_roundtrip, JsonSerializer(fallback=None)):
+        assert type(found) is type(value)
+        for name in value.__struct_fields__:
+            assert hasattr(found, name) is (name not in lacking)
+            assert getattr(found, name, None) == getattr(value, name, None)
 
 
 def test_secrets_are_refused_without_being_shown():
