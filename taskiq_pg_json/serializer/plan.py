@@ -107,7 +107,7 @@ class _Handlers(dict[type, "Handler"]):
         kind = kind_of(cls)
         if kind == "exception":
             return raised.encode_exception
-        location = location_of(cls) if entry is None else entry.name
+        location = location_of(cls, self._plan.registry) if entry is None else entry.name
         if kind is None or location is None:
             return encode_unknown
         name = f"{kind}:{location}"

@@ -30,6 +30,8 @@ Place = tuple[str, ModuleType, str, object]
 _LOCATION = re.compile(r"([^][,:]+):([^][,:.]+)")
 _MAX_WARNINGS = 1_000
 """Names that are remembered as warned of: a damaged row could hold any number."""
+_MAX_FOUND = 4_096
+"""Names that are remembered with their classes: rows can name any number of parametrised models."""
 _RESOLVE = (
     "it is not registered, not allowed, or its module is not imported here:"
     ' TypeRegistry.register(…), JsonSerializer(allow=["package.*"]), or import it'
@@ -66,6 +68,8 @@ class Reading:
                 return cls
         found = self._resolver.find(name)
         if found is not None:
+            if len(self._found) >= _MAX_FOUND:
+                self._found.clear()
             self._found[name] = found, self._places(name)
         return found
 

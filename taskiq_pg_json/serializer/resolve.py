@@ -15,7 +15,8 @@ from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from taskiq_pg_json.serializer import generics
+from taskiq_pg_json.serializer import generics, optional, secret
+from taskiq_pg_json.serializer.containers import HANDLERS
 from taskiq_pg_json.serializer.kinds import attributes, inherited, kind_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ class Resolver:
         registered = self._registry.of_name(location)
         if registered is not None:
             return registered.cls if _fits(kind, registered.cls) else None
-        cls = generics.find(location, self._locate) if "[" in location else self._locate(location)
+        if "[" in location:
+            cls = generics.find(location, self._locate_argument)
+        else:
+            cls = self._locate(location)
         return cls if cls is not None and _fits(kind, cls) else None
 
     def _locate(self, location: str) -> type | None:
@@ -55,6 +59,10 @@ class Resolver:
         if cls is None or (self._strict and not self._is_allowed(location, module_name, cls)):
             return None
         return cls
+
+    def _locate_argument(self, location: str) -> type | None:
+        cls = self._locate(location)
+        return cls if cls is not None and _has_a_name(cls, self._registry) else None
 
     def _module(self, name: str, location: str) -> ModuleType | None:
         module = sys.modules.get(name)
@@ -105,19 +113,41 @@ def walk(module: ModuleType, qualname: str) -> type | None:
     return found
 
 
-def location_of(cls: type) -> str | None:
+def location_of(cls: type, registry: TypeRegistry) -> str | None:
     """``module:QualName`` when that leads back to the class; None for a local class.
 
     A parametrised model whose arguments cannot be named has the name of its generic one.
     """
+
+    def named(argument: type) -> str | None:
+        return location_of(argument, registry)
+
+    def argument_of(location: str) -> type | None:
+        found = _imported(location)
+        return found if found is not None and _has_a_name(found, registry) else None
+
     metadata = generics.metadata_of(cls)
     if metadata is not None:
-        name = generics.render(*metadata, location_of)
-        if name is not None and len(name) <= _MAX_NAME and generics.find(name, _imported) is cls:
+        name = generics.render(*metadata, named)
+        if name is not None and len(name) <= _MAX_NAME and generics.find(name, argument_of) is cls:
             return name
-        return location_of(metadata[0])
+        return named(metadata[0])
     location = f"{cls.__module__}:{cls.__qualname__}"
     return location if _imported(location) is cls else None
+
+
+def _has_a_name(cls: type, registry: TypeRegistry) -> bool:
+    """Whether values of a class are stored under a name, so that a model may be one of it.
+
+    pydantic asks an argument's class for its schema, which is code of that class.
+    """
+    return (
+        kind_of(cls) is not None
+        or cls in HANDLERS
+        or registry.of_class(cls) is not None
+        or secret.handler(cls, store=True) is not None
+        or optional.handler(cls) is not None
+    )
 
 
 def _imported(location: str) -> type | None:

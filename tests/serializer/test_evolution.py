@@ -21,7 +21,7 @@ from taskiq_pg_json.serializer.protocol import EncodedRow
 GOLDEN = Path(__file__).parent / "golden"
 PRELUDE = """
 from __future__ import annotations
-import dataclasses, datetime, enum, typing
+import collections, dataclasses, datetime, enum, typing
 from typing import Optional
 import attrs, msgspec, pydantic
 """
@@ -566,6 +566,10 @@ class Colour(enum.Enum):
     RED = "red"
 class Item(pydantic.BaseModel):
     price: int
+class Hooked:
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source, handler):
+        return handler(typing.Any)
 class Page(pydantic.BaseModel, typing.Generic[T]):
     items: T
 class Pair(pydantic.BaseModel, typing.Generic[T, U]):
@@ -594,6 +598,8 @@ NAMED_ARGUMENTS = [
     "Page[list[int]]",
     "Page[Page[Optional[Item]]]",
     "typing.Literal['a,]|\"\\\\é', 1, True, None]",
+    "typing.Union[collections.deque, None]",
+    "pydantic.SecretStr",
 ]
 UNNAMED_ARGUMENTS = [
     "typing.Sequence[int]",
@@ -603,6 +609,7 @@ UNNAMED_ARGUMENTS = [
     "typing.List",
     "type('Local', (Item,), {}) | None",
     "typing.Literal['" + "x" * 2_000 + "']",
+    "Hooked",
 ]
 
 
@@ -630,6 +637,15 @@ def test_a_model_of_an_argument_without_a_name_comes_back_as_the_generic_one(
     back = read(written(parametrised(module, argument)[1]))
     assert type(back) is module.Page
     assert back.items == [1]
+
+
+def test_a_model_of_an_argument_with_a_codec_comes_back_as_itself(release, written):
+    module = release(GENERIC)
+    registry = TypeRegistry()
+    registry.register(module.Hooked, name="hooked", encode=id, decode=lambda _: module.Hooked())
+    serializer = JsonSerializer(registry, fallback=None)
+    value = module.Page[list[module.Hooked]](items=[])
+    assert same(read(written(value, serializer), serializer), value)
 
 
 def test_a_model_of_two_arguments_comes_back_as_itself(release, written):

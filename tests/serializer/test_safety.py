@@ -22,7 +22,7 @@ from taskiq_pg_json.errors import (
     ResultDecodeError,
     ResultEncodeError,
 )
-from taskiq_pg_json.serializer import PickledValueWarning, UnresolvedTypeWarning, text
+from taskiq_pg_json.serializer import PickledValueWarning, UnresolvedTypeWarning, reading, text
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
 KEY = b"a key of this test, 32 bytes long"
@@ -178,6 +178,30 @@ def test_a_dangerous_name_does_nothing(kind, name):
         assert back == plain or isinstance(back, (RemoteError, type(plain)))
     assert set(sys.modules) == modules
     assert not Tripwire.touched
+
+
+class Hooked:
+    """No class that the serializer has a name for, with code that builds a schema."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source, handler):
+        raise AssertionError
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.UnresolvedTypeWarning")
+@pytest.mark.parametrize("argument", ["{}", "list[{}]", "dict[str,{}|NoneType]"])
+def test_no_model_is_built_of_a_class_without_a_name_of_its_own(argument):
+    name = f"model:samples:Page[{argument.format(f'{__name__}:Hooked')}]"
+    assert read(JsonSerializer(fallback=None), {"items": []}, name) == {"items": []}
+
+
+def test_the_names_that_are_remembered_are_bounded(monkeypatch):
+    monkeypatch.setattr(reading, "_MAX_FOUND", 10)
+    serializer = JsonSerializer(fallback=None)
+    for number in range(25):
+        name = f"model:samples:Page[Literal[{number}]]"
+        assert isinstance(read(serializer, {"items": []}, name), samples.Page)
+        assert len(serializer._reading._found) <= 10
 
 
 @pytest.mark.parametrize(
