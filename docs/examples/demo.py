@@ -151,7 +151,7 @@ def show_row(connection: psycopg.Connection, order: Order) -> None:
 
 
 async def show_search(store: ResultStore, connection: psycopg.Connection) -> None:
-    heading("A search by containment, served by an index: in SQL, and in Python")
+    heading("A search by containment: in SQL, and in Python")
     print_table(
         ask(
             connection,
