@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from string import Formatter
 
 import pytest
@@ -17,6 +18,12 @@ SUFFIXES = sorted(
     }
 )
 
+_MADE = re.compile(
+    r"^CREATE (?:OR REPLACE )?(?:TABLE|VIEW|FUNCTION|STATISTICS|INDEX(?: IF NOT EXISTS)?) "
+    r"\{(?:results_)?(\w+)\}",
+    re.MULTILINE,
+)
+
 
 def derived_names(table):
     return [Names(table).derived(suffix) for suffix in SUFFIXES]
@@ -31,6 +38,18 @@ def test_derived_names_are_unique_and_fit_into_postgresql(table):
 
 def test_the_sql_files_derive_more_than_tables():
     assert {"progress", "outcomes", "failures", "json_gin", "task_name_idx"} <= {*SUFFIXES}
+
+
+def test_no_name_beside_a_table_is_one_beside_another_of_which_it_is_a_part():
+    beside = Names("t").companions()
+    assert not [(one, two) for one in beside for two in beside if one[1:].endswith(f"_{two[1:]}")]
+
+
+def test_all_that_the_sql_files_make_is_known_beside_the_table():
+    made = set()
+    for path in sql_directory().glob("[imv]*/*.sql"):
+        made |= {*_MADE.findall(path.read_text("utf-8"))}
+    assert {f"t_{name}" for name in made} - {"t_results"} == {*Names("t").companions()}
 
 
 def test_a_short_name_is_kept_whole_in_what_is_derived_from_it():

@@ -123,7 +123,7 @@ class Explained:
         ({"error_type": "ValueError"}, "failures_idx"),
         ({"fingerprint": "3"}, "failures_idx"),
         ({"message": "order"}, "failures_idx"),
-        ({"status": "FAILURE", "task_name": "shop:1"}, "task_failures_idx"),
+        ({"status": "FAILURE", "task_name": "shop:1"}, "failures_by_task_idx"),
         ({"status": "STARTED"}, "unfinished_idx"),
         ({"return_value": {"order_id": 77}}, "json_gin"),
         ({"return_value": {"customer": {"id": "c7"}}}, "json_gin"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import uuid
@@ -273,6 +274,71 @@ async def test_a_foreign_table_beside_ours_is_never_touched_and_nothing_is_left_
         "SELECT relname FROM pg_class WHERE starts_with(relname, %s)", [table_name]
     ).fetchall()
     assert names == [(foreign,)]
+
+
+def indexes_of(admin, schema, table):
+    """The names of a table's indexes."""
+    return {
+        name
+        for (name,) in admin.execute(
+            "SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+            "WHERE indrelid = to_regclass(%s)",
+            [quoted(schema, table).as_string()],
+        )
+    }
+
+
+async def test_no_index_is_left_out_because_its_name_is_taken(start, admin, schema_name):
+    await start(table_name="shop", schema=schema_name)
+    made = indexes_of(admin, schema_name, "shop")
+    admin.execute(f"ALTER TABLE {schema_name}.shop RENAME TO shop_2025")
+    with pytest.raises(ForeignTableError, match=r"shop_duration_classes.*shop_json_gin") as caught:
+        await start(table_name="shop", schema=schema_name)
+    assert "shop_pkey" not in str(caught.value)
+    for way_out in re.findall(r"(?:DROP|ALTER) [^;]*;", str(caught.value)):
+        admin.execute(way_out)
+    await drive(await start(table_name="shop", schema=schema_name))
+    renamed = {index for index in indexes_of(admin, schema_name, "shop") if "pkey" not in index}
+    assert renamed == made - {"shop_pkey"}
+    assert len(indexes_of(admin, schema_name, "shop_2025")) == len(made)
+
+
+async def test_no_index_is_left_out_of_an_upgrade_because_its_name_is_taken(
+    start, admin, schema_name
+):
+    await start(table_name="shop", schema=schema_name, indexes=())
+    admin.execute(
+        f"COMMENT ON TABLE {schema_name}.shop IS 'taskiq-pg-json schema 2';"
+        f"CREATE TABLE {schema_name}.other (id int);"
+        f"CREATE INDEX shop_json_gin ON {schema_name}.other (id)"
+    )
+    with pytest.raises(ForeignTableError, match=r"ALTER INDEX .*shop_json_gin RENAME"):
+        await start(table_name="shop", schema=schema_name)
+
+
+async def test_two_stores_share_no_index_however_they_are_called(start, admin, schema_name):
+    made = []
+    for table in ("jobs", "jobs_task", "mail_task", "mail"):
+        await start(table_name=table, schema=schema_name)
+        made.append({name[len(table) :] for name in indexes_of(admin, schema_name, table)})
+    assert made == [made[0]] * 4
+
+
+async def test_an_upgrade_renames_the_index_whose_name_another_store_needs(
+    start, admin, schema_name
+):
+    for table in ("jobs", "jobs_task"):
+        await start(table_name=table, schema=schema_name)
+    index = f"{schema_name}.jobs_failures_by_task_idx"
+    (oid,) = admin.execute("SELECT %s::regclass::oid", [index]).fetchone()
+    admin.execute(f"DROP INDEX {schema_name}.jobs_task_failures_idx")
+    admin.execute(f"ALTER INDEX {index} RENAME TO jobs_task_failures_idx")
+    for table in ("jobs", "jobs_task"):
+        admin.execute(f"COMMENT ON TABLE {schema_name}.{table} IS 'taskiq-pg-json schema 2'")
+        await start(table_name=table, schema=schema_name)
+        assert f"{table}_failures_by_task_idx" in indexes_of(admin, schema_name, table)
+        assert f"{table}_failures_idx" in indexes_of(admin, schema_name, table)
+    assert admin.execute("SELECT %s::regclass::oid", [index]).fetchone() == (oid,)
 
 
 async def test_the_progress_of_one_store_is_no_table_for_the_results_of_another(

@@ -2,5 +2,5 @@
 
 CREATE INDEX IF NOT EXISTS {results_failures_idx} ON {results} (finished_at, task_id)
     WHERE status = 'FAILURE';
-CREATE INDEX IF NOT EXISTS {results_task_failures_idx} ON {results} (task_name, finished_at, task_id)
+CREATE INDEX IF NOT EXISTS {results_failures_by_task_idx} ON {results} (task_name, finished_at, task_id)
     WHERE status = 'FAILURE' AND task_name IS NOT NULL;

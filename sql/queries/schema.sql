@@ -31,7 +31,8 @@ SELECT pg_advisory_xact_lock(hashtextextended('taskiq-pg-json ' || %(schema)s, 0
 CREATE SCHEMA IF NOT EXISTS {schema};
 
 -- taken_names --
--- Which of the names that a new table's companions need are taken already, and what would drop each.
+-- Which of the names that a table's companions need are taken already; what would drop each, or rename it
+-- where it is another table's and would be dropped with that; and whether that drops it.
 WITH home AS (
     SELECT to_regnamespace(quote_ident(coalesce(%(schema)s::text, current_schema()))) AS oid
 ), taken AS (
@@ -41,11 +42,22 @@ WITH home AS (
                         WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind,
            pg_class.oid::regclass::text AS identity
     FROM pg_class JOIN home ON relnamespace = home.oid
+    WHERE NOT EXISTS (SELECT FROM pg_index
+                      WHERE indexrelid = pg_class.oid
+                        AND indrelid IN (to_regclass(%(results)s), to_regclass(%(rollup)s)))
+    UNION ALL
+    SELECT stxname, 'STATISTICS', format('%%I.%%I', nspname, stxname)
+    FROM pg_statistic_ext JOIN home ON stxnamespace = home.oid
+    JOIN pg_namespace ON pg_namespace.oid = stxnamespace
     UNION ALL
     SELECT proname, 'ROUTINE', pg_proc.oid::regprocedure::text
     FROM pg_proc JOIN home ON pronamespace = home.oid
 )
-SELECT name, format('DROP %%s IF EXISTS %%s CASCADE;', kind, identity)
+SELECT name,
+       CASE WHEN kind IN ('INDEX', 'STATISTICS')
+            THEN format('ALTER %%s %%s RENAME TO %%I;', kind, identity, 'old_' || left(name, 59))
+            ELSE format('DROP %%s IF EXISTS %%s CASCADE;', kind, identity) END,
+       kind NOT IN ('INDEX', 'STATISTICS')
 FROM taken WHERE name = ANY (%(names)s) ORDER BY kind = 'ROUTINE', name, identity;
 
 -- set_schema_version --

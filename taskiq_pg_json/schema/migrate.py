@@ -174,7 +174,7 @@ class Schema:
             if found < self.needed_version:
                 if not found:
                     await self._create_schema(connection)
-                    await self._check_companions(connection)
+                await self._check_companions(connection, is_new=not found)
                 for statement in self._steps(found):
                     await PlainCursor(connection).execute(statement)
         return True
@@ -188,16 +188,32 @@ class Schema:
             await _fetch(connection, "schema_creation_lock", schema)
             await PlainCursor(connection).execute(self._names.bind(queries()["create_schema"]))
 
-    async def _check_companions(self, connection: AsyncConnection[Any]) -> None:
+    async def _check_companions(self, connection: AsyncConnection[Any], *, is_new: bool) -> None:
+        """Refuse names that are taken: an index would silently not be made.
+
+        Raises:
+            ForeignTableError: some are.
+        """
         names = self._names
-        wanted = {"schema": names.schema, "names": names.companions()}
+        wanted = {
+            "schema": names.schema,
+            "results": names.relation().as_string(),
+            "rollup": names.relation("rollup").as_string(),
+            "names": names.companions() if is_new else names.indexes(),
+        }
         if taken := await _fetch(connection, "taken_names", wanted):
-            named = ", ".join(dict.fromkeys(name for name, _ in taken))
+            named = ", ".join(dict.fromkeys(name for name, *_ in taken))
+            drops = " ".join(remedy for _, remedy, is_drop in taken if is_drop)
+            renames = " ".join(remedy for _, remedy, is_drop in taken if not is_drop)
             raise ForeignTableError(
                 f"The table {names} needs the names {named} for its companions, and they are "
-                "taken: it is left as it is. Give another table_name=, or rename those. Where they "
-                "are what is left of a table of this name that was dropped, run "
-                f"{' '.join(drop for _, drop in taken)}"
+                "taken: it is left as it is. Give another table_name=, or rename those."
+                + (renames and f" What belongs to another table is renamed by {renames}")
+                + (
+                    drops
+                    and " Where they are what is left of a table of this name that was "
+                    f"dropped, run {drops}"
+                )
             )
 
     def _steps(self, since: int) -> list[sql.Composed]:

@@ -37,7 +37,19 @@ _RELATIONS = frozenset(
         "rollup_forget",
     }
 )
-
+_INDEXES = frozenset(
+    {
+        "expires_at_idx",
+        "failures_idx",
+        "failures_by_task_idx",
+        "finished_at_idx",
+        "json_gin",
+        "call_gin",
+        "task_name_idx",
+        "unfinished_idx",
+        "rollup_hour_idx",
+    }
+)
 
 _QUALIFIED = re.compile(r"(\w+)\.(\w+)")
 
@@ -47,10 +59,9 @@ class Names:
     """Binds the placeholders of the SQL files to one table name.
 
     ``{results}`` is the table and ``{progress}``, ``{outcomes}``, … what stands beside it, each
-    qualified by the schema if there is one; ``{results_literal}``, … is such a name as text.
-    ``{results_…}`` and ``{progress_…}`` are bare index
-    names, ``{channel_…}`` NOTIFY channels. Any name too long for PostgreSQL with its suffix is
-    shortened and stays unique.
+    qualified by the schema if there is one. ``{results_…}`` and ``{progress_…}`` are bare index
+    names, ``{channel_…}`` NOTIFY channels; ``{…_literal}`` is such a name as text. Any name too
+    long for PostgreSQL with its suffix is shortened and stays unique.
 
     Raises:
         ConfigurationError: a name that is empty, holds NUL or is over 63 bytes, or is a schema's
@@ -94,8 +105,12 @@ class Names:
         return sql.Identifier(self.schema, bare) if self.schema else sql.Identifier(bare)
 
     def companions(self) -> list[str]:
-        """Return the names of all that stands beside the table."""
-        return sorted(map(self.derived, _RELATIONS))
+        """Return the names of all that stands beside the table, indexes included."""
+        return sorted(map(self.derived, _RELATIONS | _INDEXES))
+
+    def indexes(self) -> list[str]:
+        """Return the names of the indexes that have names of ours."""
+        return sorted(map(self.derived, _INDEXES))
 
     def bind(self, text: str, **literals: str | int) -> sql.Composed:
         """Put this store's identifiers, and literals, in the place of a SQL file's placeholders."""
@@ -125,8 +140,7 @@ class Names:
         if placeholder == "results" or placeholder in _RELATIONS:
             return self.relation(placeholder)
         if placeholder.endswith("_literal"):
-            name = self.relation(placeholder.removesuffix("_literal")).as_string()
-            return sql.Literal(name)
+            return sql.Literal(self._bound(placeholder.removesuffix("_literal")).as_string())
         if placeholder == "schema":
             return sql.Identifier(self.schema or "public")
         if placeholder == "task_id_type":
