@@ -42,6 +42,21 @@ GRANT SELECT ON
 {grants}
 TO analyst;
 ```
+
+## What is quick
+
+Conditions on `task_id`, `task_name`, `status = 'FAILURE'` and `finished_at`, and the order by
+`finished_at`, are answered by indexes; whole views read whole tables. The newest are a page of the
+outcomes:
+
+```sql
+SELECT * FROM {table}_outcomes
+WHERE finished_at IS NOT NULL
+ORDER BY finished_at DESC
+LIMIT 50;
+```
+
+Without that condition, what has not ended comes first, and every progress is looked at for it.
 """
 _COLUMNS = """
 SELECT attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum)
@@ -65,7 +80,7 @@ def reference_page(connection: psycopg.Connection, schema: str, table: str) -> s
         "\n".join(_section(connection, schema, f"{table}_{view}", comment))
         for view, comment in comments.items()
     ]
-    introduction = _INTRODUCTION.format(contents=contents, grants=grants)
+    introduction = _INTRODUCTION.format(contents=contents, grants=grants, table=table)
     return "\n".join([introduction, *sections])
 
 

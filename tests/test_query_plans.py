@@ -183,6 +183,27 @@ async def test_failures_of_a_span_of_time_read_failures_alone(plans):
     assert plans.rows_read <= 2 * 12
 
 
+@pytest.mark.parametrize(
+    ("rest", "index"),
+    [
+        ("ORDER BY finished_at DESC", "finished_at_idx"),
+        ("ORDER BY finished_at", "finished_at_idx"),
+        ("WHERE finished_at IS NOT NULL ORDER BY finished_at DESC", "finished_at_idx"),
+        ("WHERE task_name = 'shop:1' ORDER BY finished_at DESC", "task_name_idx"),
+        ("WHERE status = 'FAILURE' ORDER BY finished_at DESC", "failures_idx"),
+        ("WHERE task_id = 'task-77'", "pkey"),
+    ],
+)
+async def test_a_page_of_outcomes_reads_little(plans, admin, rest, index):
+    (plan,) = admin.execute(
+        "EXPLAIN (ANALYZE, FORMAT JSON, TIMING OFF) "
+        f"SELECT * FROM query_plans.query_plans_outcomes {rest} LIMIT {PAGE}"
+    ).fetchone()
+    plans.found.append(plan)
+    assert index in plans.indexes
+    assert plans.rows_read <= MOST_READ
+
+
 async def test_every_search_works_without_any_index(pool, table_name, admin):
     async with ResultStore(pool=pool, table_name=table_name, indexes=()) as store:
         assert admin.execute(

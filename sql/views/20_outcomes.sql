@@ -1,47 +1,45 @@
--- One readable row a task, finished or not. Two arms rather than a full join: a condition on the
--- view reaches the indexes of the tables.
+-- One readable row a task, finished or not. Two plain arms rather than a full join, and all else after
+-- them: conditions and the order reach the indexes of the tables, and a page computes its own rows only.
 
 CREATE OR REPLACE VIEW {outcomes} AS
-SELECT result.task_id,
-       result.task_name,
-       result.status,
-       result.return_value,
-       result.error ->> 'type'           AS error_type,
-       result.error ->> 'message'        AS error_message,
-       result.args,
-       result.kwargs,
-       result.labels,
+SELECT task.task_id,
+       task.task_name,
+       task.status,
+       task.return_value,
+       task.error ->> 'type'             AS error_type,
+       task.error ->> 'message'          AS error_message,
+       task.args,
+       task.kwargs,
+       task.labels,
        progress.state                    AS progress_state,
        {progress_percent}(progress.meta) AS progress_percent,
        {progress_text}(progress.meta)    AS progress_text,
        progress.meta                     AS progress_meta,
        progress.updated_at               AS progress_at,
-       result.worker,
-       result.log,
-       extract(epoch FROM result.started_at - result.queued_at)::double precision AS wait_time,
-       coalesce(result.execution_time, extract(
-           epoch FROM coalesce(result.finished_at, now()) - result.started_at)::double precision)
-                                                                                  AS execution_time,
-       result.queued_at,
-       result.started_at,
-       result.finished_at,
-       result.expires_at
-FROM {results} AS result
+       task.worker,
+       task.log,
+       extract(epoch FROM task.started_at - task.queued_at)::double precision AS wait_time,
+       coalesce(task.execution_time, extract(
+           epoch FROM coalesce(task.finished_at, now()) - task.started_at)::double precision)
+                                                                              AS execution_time,
+       task.queued_at,
+       task.started_at,
+       task.finished_at,
+       task.expires_at
+FROM (
+    SELECT result.task_id, result.task_name, result.status, result.return_value, result.error,
+           result.args, result.kwargs, result.labels, result.worker, result.log,
+           result.execution_time, result.queued_at, result.started_at, result.finished_at,
+           result.expires_at, true AS is_shown
+    FROM {results} AS result
+    UNION ALL
+    SELECT alone.task_id, NULL, 'STARTED', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+           NULL, NULL,
+           NOT EXISTS (SELECT FROM {results} AS result WHERE result.task_id = alone.task_id)
+    FROM {progress} AS alone
+) AS task
 LEFT JOIN {progress} AS progress USING (task_id)
-WHERE result.expires_at IS NULL OR result.expires_at > now()
-UNION ALL
-SELECT progress.task_id,
-       NULL,
-       'STARTED',
-       NULL, NULL, NULL, NULL, NULL, NULL,
-       progress.state,
-       {progress_percent}(progress.meta),
-       {progress_text}(progress.meta),
-       progress.meta,
-       progress.updated_at,
-       NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-FROM {progress} AS progress
-WHERE NOT EXISTS (SELECT FROM {results} AS result WHERE result.task_id = progress.task_id);
+WHERE task.is_shown AND (task.expires_at IS NULL OR task.expires_at > now());
 
 COMMENT ON VIEW {outcomes} IS 'One readable row a task, with its latest progress, until it expires. Times in seconds.';
 COMMENT ON COLUMN {outcomes}.task_id          IS 'The task''s id.';
