@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import uuid
 from datetime import datetime, timedelta, timezone
 
 import psycopg
 import pytest
+import servers
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import sql
@@ -282,6 +284,75 @@ async def test_a_row_that_replication_brings_marks_its_hour_too(store, dsn, admi
     with psycopg.connect(dsn, autocommit=True, options=replica) as connection:
         write(connection, table_name, id="2")
     assert (marks(admin, table_name), await total(store)) == (1, 2)
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """The dsn of a server that publishes all its tables, and of one that may subscribe."""
+    monkeypatch.setitem(servers.SETTINGS, "wal_level", "logical")
+    kind = servers.ServerKind(servers.EMBEDDED)
+    with servers.running(kind) as publisher, servers.running(kind) as subscriber:
+        yield publisher, subscriber
+
+
+async def test_a_replica_of_all_tables_keeps_up_and_can_take_over(published, connect):
+    here, there = published
+    publisher, subscriber = await connect(here), await connect(there)
+    async with ResultStore(here) as store, ResultStore(there, migrate="off") as replica:
+        await ResultStore(there).startup()
+        await publisher.execute("CREATE PUBLICATION all_of_it FOR ALL TABLES")
+        await subscriber.execute(
+            sql.SQL("CREATE SUBSCRIPTION mirror CONNECTION {} PUBLICATION all_of_it").format(here)
+        )
+
+        async def number(connection, query):
+            return (await (await connection.execute(query)).fetchone())[0]
+
+        async def arrives(query, wanted):
+            deadline = time.monotonic() + 20
+            while (found := await number(subscriber, query)) != wanted:
+                assert time.monotonic() < deadline, found
+                await asyncio.sleep(0.01)
+
+        rows = "SELECT count(*) FROM taskiq_results"
+        left = "SELECT count(*) FROM taskiq_results_rollup_marks"
+        insert = (
+            "INSERT INTO taskiq_results (task_id, status, finished_at)"
+            " VALUES (gen_random_uuid(), 'SUCCESS', %s)"
+        )
+        await publisher.execute(insert, [MIDNIGHT])
+        await store.refresh_rollup()
+        await arrives("SELECT count(*) FROM taskiq_results_rollup_hours WHERE counted", 721)
+        # Transactions of both have numbers that are near each other.
+        xid = "SELECT pg_current_xact_id()::text::bigint"
+        ahead = 5 + await number(publisher, xid) - await number(subscriber, xid)
+        for _ in range(abs(ahead)):
+            await number(subscriber if ahead > 0 else publisher, xid)
+        for _ in range(30):
+            await publisher.execute(insert, [MIDNIGHT])
+        await arrives(rows, 31)
+        await arrives(left, 30)
+        assert await total(replica) == 31
+        await store.refresh_rollup()
+        await arrives(left, 0)
+        assert await total(replica) == 31
+        await subscriber.execute("DROP SUBSCRIPTION mirror")
+        await subscriber.execute(insert, [MIDNIGHT])
+        assert await number(subscriber, left) == 1
+        assert await replica.refresh_rollup() >= 1
+        assert (await number(subscriber, left), await total(replica)) == (0, 32)
+
+
+async def test_a_transaction_leaves_one_mark_for_each_hour(store, dsn, admin, table_name):
+    for hour in range(2):
+        write(admin, table_name, id=f"{hour}", ended=MIDNIGHT + hour * HOUR)
+    await store.refresh_rollup()
+    with psycopg.connect(dsn) as connection:
+        for number in range(6):
+            write(connection, table_name, id=f"late {number}", ended=MIDNIGHT + number % 2 * HOUR)
+    assert marks(admin, table_name) == 2
+    write(admin, table_name, id="later")
+    assert marks(admin, table_name) == 3
 
 
 async def test_hours_are_told_apart_however_few_digits_a_session_shows(

@@ -556,6 +556,47 @@ async def test_the_sql_that_is_printed_makes_what_a_start_makes(start, connect, 
     assert everything() == by_hand
 
 
+@pytest.mark.parametrize("version", range(1, len(files.migrations())))
+async def test_tables_of_an_older_version_become_what_a_start_makes(
+    start, connect, admin, schema_name, version
+):
+    def everything():
+        return admin.execute(
+            """
+            SELECT relname, relkind, pg_get_viewdef(pg_class.oid), pg_get_indexdef(pg_class.oid),
+                   attname, atttypid::regtype, attnotnull, obj_description(pg_class.oid),
+                   col_description(attrelid, attnum), relreplident, relacl::text
+            FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+            WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('r', 'v', 'i')
+            UNION ALL
+            SELECT proname, prokind, prosrc, prosqlbody::text, NULL, prorettype, prosecdef,
+                   obj_description(pg_proc.oid), proconfig::text, NULL, proacl::text
+            FROM pg_proc WHERE pronamespace = %(schema)s::regnamespace AND prosqlbody IS NULL
+            UNION ALL
+            SELECT tgname, tgenabled, pg_get_triggerdef(pg_trigger.oid), NULL, NULL, NULL, NULL,
+                   NULL, NULL, NULL, NULL
+            FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+            WHERE relnamespace = %(schema)s::regnamespace
+            ORDER BY 1, 5
+            """,
+            {"schema": schema_name},
+        ).fetchall()
+
+    names = Names("shop", schema_name)
+    await start(table_name="shop", schema=schema_name)
+    new = everything()
+    admin.execute(sql.SQL("DROP SCHEMA {0} CASCADE; CREATE SCHEMA {0}").format(quoted(schema_name)))
+    connection = await connect()
+    for migration in files.migrations()[:version]:
+        await connection.execute(names.bind(migration.text))
+    await connection.execute(
+        f"COMMENT ON TABLE {schema_name}.shop IS 'taskiq-pg-json schema {version}'"
+    )
+    backend = await start(table_name="shop", schema=schema_name)
+    assert everything() == new
+    await drive(backend)
+
+
 @pytest.mark.parametrize("type_", ["VarChar", "Text", "Uuid"])
 async def test_task_ids_have_the_type_asked_for(start, admin, table_name, type_):
     await start(field_for_task_id=type_)

@@ -15,3 +15,54 @@ BEGIN
     END IF;
 END
 $do$;
+
+-- A mark bore the number of its transaction, of which every server has its own: where rows and marks are
+-- replicated, a mark that came could be one that was there, and replication stopped. Whoever is in the
+-- midst of leaving a mark is waited for.
+LOCK TABLE {results} IN SHARE ROW EXCLUSIVE MODE;
+ALTER TABLE {rollup_marks} ALTER writer TYPE uuid USING gen_random_uuid();
+COMMENT ON COLUMN {rollup_marks}.writer IS 'The transaction that changed them, by a random id: each has its own mark, so that none waits for another.';
+
+-- As before, but that a transaction has a random id, and that a subscriber whose marks come from the
+-- publisher, with the rows, leaves none of its own: it would have nobody to take them away.
+CREATE OR REPLACE FUNCTION {rollup_mark}() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS $function$
+DECLARE
+    changed timestamptz;
+    looked  text;
+    writing text;
+BEGIN
+    FOREACH changed IN ARRAY ARRAY[date_trunc('hour', OLD.finished_at, 'UTC'),
+                                   date_trunc('hour', NEW.finished_at, 'UTC')]
+    LOOP
+        CONTINUE WHEN changed IS NULL OR NOT isfinite(changed);
+        looked := TG_RELID || ' ' || date_part('epoch', changed)::bigint;
+        CONTINUE WHEN looked = current_setting('taskiq_pg_json.looked_at', true);
+        writing := coalesce(nullif(current_setting('taskiq_pg_json.writer', true), ''),
+                            set_config('taskiq_pg_json.writer', gen_random_uuid()::text, true));
+        BEGIN
+            INSERT INTO {rollup_marks} (hour, writer)
+            SELECT changed, writing::uuid
+            WHERE (EXISTS (SELECT FROM {rollup_hours} AS known WHERE known.hour = changed)
+                   OR current_setting('transaction_isolation') <> 'read committed')
+              AND NOT (current_setting('session_replication_role') = 'replica'
+                       AND EXISTS (SELECT FROM pg_subscription_rel
+                                   WHERE srrelid = {rollup_marks_literal}::regclass))
+            ON CONFLICT DO NOTHING;
+        EXCEPTION WHEN undefined_table OR insufficient_privilege THEN
+            RAISE WARNING 'The rollup of % is not kept: %', TG_RELID::regclass, SQLERRM;
+        END;
+        -- Undone with its savepoint, as are the mark and the row.
+        PERFORM set_config('taskiq_pg_json.looked_at', looked, true);
+    END LOOP;
+    RETURN NULL;
+END
+$function$;
+
+DO $do$
+BEGIN
+    EXECUTE format('ALTER FUNCTION %s() SET search_path = pg_catalog, %s, pg_temp', {rollup_mark_literal},
+                   (SELECT relnamespace::regnamespace FROM pg_class
+                    WHERE oid = {results_literal}::regclass));
+END
+$do$;
