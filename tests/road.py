@@ -45,6 +45,7 @@ HOSTILE_NAMES = [
     "quo'te",
     "back\\slash",
     "$dollar$",
+    "$do$ $function$ $body$",
     "new\nline\ttab",
 ]
 

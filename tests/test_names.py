@@ -14,7 +14,7 @@ SUFFIXES = sorted(
         placeholder.removeprefix("results_")
         for path in sql_directory().glob("[imv]*/*.sql")
         for _, placeholder, _, _ in Formatter().parse(path.read_text("utf-8"))
-        if placeholder and placeholder not in {"results", "task_id_type", "schema"}
+        if placeholder and placeholder not in {"results", "task_id_type", "schema", "dollars"}
     }
 )
 
@@ -115,6 +115,16 @@ def test_a_bound_name_is_one_quoted_identifier(name):
 def test_a_percent_sign_in_a_name_is_no_parameter_of_a_query(name):
     bound = Names(name).statement("SELECT %(task_id)s FROM {results}").decode()
     assert bound % {"task_id": "'1'"} == f"SELECT '1' FROM \"{name}\""
+
+
+@pytest.mark.parametrize("name", ["$body$", "$body$ $body_$", "a$body_$b$body$"])
+def test_no_name_ends_the_body_of_a_function(name):
+    for names in (Names(name), Names("plain", name)):
+        before, body, after = names.bind("{dollars}{results}{dollars}").as_string().partition(name)
+        assert before.startswith("$body_")
+        assert body
+        assert before.partition('"')[0] == after.rpartition('"')[2]
+        assert after.rpartition('"')[2] not in name
 
 
 def test_a_placeholder_that_has_no_name_is_an_error_of_ours():

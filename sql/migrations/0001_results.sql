@@ -25,7 +25,7 @@ CREATE TABLE {results} (
 );
 
 -- What is larger than 2 kB is compressed. lz4, where the server has it, takes a small part of pglz's time.
-DO $do$
+DO {dollars}
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_settings
                WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)) THEN
@@ -39,7 +39,7 @@ BEGIN
             ALTER pickled      SET COMPRESSION lz4;
     END IF;
 END
-$do$;
+{dollars};
 
 COMMENT ON COLUMN {results}.task_id        IS 'The task''s id, as taskiq made it.';
 COMMENT ON COLUMN {results}.task_name      IS 'The task''s name; NULL without TaskInfoMiddleware.';

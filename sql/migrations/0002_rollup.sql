@@ -72,7 +72,7 @@ COMMENT ON COLUMN {rollup_marks}.writer IS 'The transaction that changed them: e
 -- ended. A snapshot of a stricter isolation level may be too old to know the hour. Results are stored even
 -- where no mark can be left: nothing is answered from the rollup then ("rollup_access").
 CREATE FUNCTION {rollup_mark}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER AS $function$
+LANGUAGE plpgsql SECURITY DEFINER AS {dollars}
 DECLARE
     changed timestamptz;
     looked  text;
@@ -97,10 +97,10 @@ BEGIN
     END LOOP;
     RETURN NULL;
 END
-$function$;
+{dollars};
 
 CREATE FUNCTION {rollup_forget}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER AS $function$
+LANGUAGE plpgsql SECURITY DEFINER AS {dollars}
 BEGIN
     IF current_setting('transaction_isolation') = 'read committed' THEN
         DELETE FROM {rollup};
@@ -114,7 +114,7 @@ EXCEPTION WHEN undefined_table OR insufficient_privilege THEN
     RAISE WARNING 'The rollup of % is not emptied: %', TG_RELID::regclass, SQLERRM;
     RETURN NULL;
 END
-$function$;
+{dollars};
 
 COMMENT ON FUNCTION {rollup_mark}()   IS 'Marks the hours of rows that were changed late.';
 COMMENT ON FUNCTION {rollup_forget}() IS 'Empties the rollup with the table.';
@@ -122,7 +122,7 @@ REVOKE ALL ON FUNCTION {rollup_mark}() FROM PUBLIC;
 REVOKE ALL ON FUNCTION {rollup_forget}() FROM PUBLIC;
 
 -- They find their tables in no schema but the results' own, whatever the caller's search_path.
-DO $do$
+DO {dollars}
 DECLARE
     home    text := (SELECT relnamespace::regnamespace FROM pg_class
                      WHERE oid = {results_literal}::regclass);
@@ -133,7 +133,7 @@ BEGIN
         EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %s, pg_temp', trusted, home);
     END LOOP;
 END
-$do$;
+{dollars};
 
 CREATE TRIGGER {results_rollup_insert} AFTER INSERT ON {results} FOR EACH ROW
     WHEN (NEW.finished_at < clock_timestamp() - interval '10 minutes')

@@ -1,7 +1,7 @@
 -- What keeps two stores, and two servers, apart.
 
 -- The failures by task bore the name that the failures of a table "jobs_task" need beside a table "jobs".
-DO $do$
+DO {dollars}
 DECLARE
     held regclass := (
         SELECT index.indexrelid
@@ -14,7 +14,7 @@ BEGIN
         EXECUTE format('ALTER INDEX %s RENAME TO %s', held, {results_failures_by_task_idx_literal});
     END IF;
 END
-$do$;
+{dollars};
 
 -- A mark bore the number of its transaction, of which every server has its own: where rows and marks are
 -- replicated, a mark that came could be one that was there, and replication stopped. Whoever is in the
@@ -26,7 +26,7 @@ COMMENT ON COLUMN {rollup_marks}.writer IS 'The transaction that changed them, b
 -- As before, but that a transaction has a random id, and that a subscriber whose marks come from the
 -- publisher, with the rows, leaves none of its own: it would have nobody to take them away.
 CREATE OR REPLACE FUNCTION {rollup_mark}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER AS $function$
+LANGUAGE plpgsql SECURITY DEFINER AS {dollars}
 DECLARE
     changed timestamptz;
     looked  text;
@@ -57,12 +57,12 @@ BEGIN
     END LOOP;
     RETURN NULL;
 END
-$function$;
+{dollars};
 
-DO $do$
+DO {dollars}
 BEGIN
     EXECUTE format('ALTER FUNCTION %s() SET search_path = pg_catalog, %s, pg_temp', {rollup_mark_literal},
                    (SELECT relnamespace::regnamespace FROM pg_class
                     WHERE oid = {results_literal}::regclass));
 END
-$do$;
+{dollars};

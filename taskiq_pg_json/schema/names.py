@@ -61,7 +61,8 @@ class Names:
     ``{results}`` is the table and ``{progress}``, ``{outcomes}``, … what stands beside it, each
     qualified by the schema if there is one. ``{results_…}`` and ``{progress_…}`` are bare index
     names, ``{channel_…}`` NOTIFY channels; ``{…_literal}`` is such a name as text. Any name too
-    long for PostgreSQL with its suffix is shortened and stays unique.
+    long for PostgreSQL with its suffix is shortened and stays unique. ``{dollars}`` quotes the
+    body of a function, names included.
 
     Raises:
         ConfigurationError: a name that is empty, holds NUL or is over 63 bytes, or is a schema's
@@ -143,13 +144,20 @@ class Names:
             return sql.Literal(self._bound(placeholder.removesuffix("_literal")).as_string())
         if placeholder == "schema":
             return sql.Identifier(self.schema or "public")
-        if placeholder == "task_id_type":
-            return sql.SQL(self.task_id_type.lower())
+        words = {"task_id_type": self.task_id_type.lower(), "dollars": self._dollars()}
+        if placeholder in words:
+            return sql.SQL(words[placeholder])
         if placeholder.startswith("channel_"):
             return sql.Identifier(self.channel(placeholder.removeprefix("channel_")))
         if placeholder.startswith(("results_", "progress_")):
             return sql.Identifier(self.derived(placeholder.removeprefix("results_")))
         raise LookupError(f"No name is bound to the placeholder {{{placeholder}}}.")
+
+    def _dollars(self) -> str:
+        quote = "$body$"
+        while quote in self.table or quote in (self.schema or ""):
+            quote = f"{quote[:-1]}_$"
+        return quote
 
 
 def _shortened(base: str, suffix: str) -> str:
