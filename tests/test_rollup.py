@@ -383,6 +383,62 @@ async def test_a_row_may_have_an_end_that_is_infinite(store, admin, table_name, 
     assert await total(store, since=MIDNIGHT, until=MIDNIGHT + 2 * HOUR) == 3
 
 
+async def test_an_hour_that_python_cannot_hold_is_not_known(store, dsn, admin, table_name):
+    fill(admin, table_name, hours=2)
+    write(admin, table_name, id="bc", ended="0044-03-15 12:00:00+00 BC")
+    write(admin, table_name, id="first", ended="0001-01-01 00:00:00+00")
+    with psycopg.connect(dsn, options="-c default_transaction_isolation=serializable") as other:
+        write(other, table_name, id="bc too", ended="0044-03-15 12:00:00+00 BC")
+    west = {"options": "-c TimeZone=America/New_York"}
+    async with ResultStore(dsn, table_name=table_name, kwargs=west) as asking:
+        for _ in range(4):
+            assert await total(asking) == 7
+        await asking.refresh_rollup()
+        assert await total(asking) == 7
+    assert counted(admin, table_name) > 1
+    assert marks(admin, table_name) == 0
+    assert await total(store, since=MIDNIGHT) == 4
+
+
+async def test_hours_that_python_cannot_hold_are_forgotten_by_an_upgrade(
+    store, pool, admin, table_name
+):
+    fill(admin, table_name, hours=2)
+    await store.refresh_rollup()
+    known = counted(admin, table_name)
+    early = "0044-03-15 12:00:00+00 BC"
+    for part, columns, values in (
+        ("hours", "hour", "%(hour)s"),
+        ("marks", "hour, writer", "%(hour)s, gen_random_uuid()"),
+        ("", "hour, status, duration_class, total, timed, waited", "%(hour)s, '', 0, 1, 0, 0"),
+    ):
+        rollup = f"{table_name}_rollup_{part}".rstrip("_")
+        admin.execute(f"INSERT INTO {rollup} ({columns}) VALUES ({values})", {"hour": early})
+    admin.execute(f"COMMENT ON TABLE {table_name} IS 'taskiq-pg-json schema 2'")
+    async with ResultStore(pool=pool, table_name=table_name) as upgraded:
+        assert await total(upgraded) == 4
+        assert await upgraded.refresh_rollup() == 0
+    assert (marks(admin, table_name), counted(admin, table_name)) == (0, known)
+    assert admin.execute(
+        f"SELECT sum(total) FROM {table_name}_rollup WHERE NOT daily"
+    ).fetchone() == (4,)
+
+
+@pytest.mark.parametrize("made", ["on", "off"])
+@pytest.mark.parametrize("asked", ["on", "off"])
+async def test_the_rollup_is_kept_whichever_names_a_session_quotes(
+    dsn, admin, table_name, made, asked
+):
+    def quoting(setting):
+        kwargs = {"options": f"-c quote_all_identifiers={setting}"}
+        return ResultStore(dsn, table_name=table_name, kwargs=kwargs)
+
+    async with quoting(made):
+        fill(admin, table_name, hours=2)
+    async with quoting(asked) as store:
+        assert await store.refresh_rollup() > 0
+
+
 async def test_rows_that_expire_are_not_counted_any_more(store, admin, table_name):
     write(admin, table_name, ttl=timedelta(seconds=0.5))
     write(admin, table_name, id="2")

@@ -567,6 +567,7 @@ async def test_a_column_that_was_left_out_says_so(shop):
         ({"timeout": "1"}, "timeout='1'.*None"),
         ({"timeout": -1}, "timeout=-1"),
         ({"timeout": math.inf}, "timeout=inf.*None"),
+        ({"timeout": 10**400}, "timeout=1000.*None"),
         ({"limit": 0}, "1 to 1000"),
         ({"limit": 1001}, "iterate"),
         ({"order_by": "return_value"}, "finished_at"),

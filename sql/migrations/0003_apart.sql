@@ -23,8 +23,9 @@ LOCK TABLE {results} IN SHARE ROW EXCLUSIVE MODE;
 ALTER TABLE {rollup_marks} ALTER writer TYPE uuid USING gen_random_uuid();
 COMMENT ON COLUMN {rollup_marks}.writer IS 'The transaction that changed them, by a random id: each has its own mark, so that none waits for another.';
 
--- As before, but that a transaction has a random id, and that a subscriber whose marks come from the
--- publisher, with the rows, leaves none of its own: it would have nobody to take them away.
+-- As before, but that a transaction has a random id; that an hour which Python cannot hold has none; and
+-- that a subscriber whose marks come from the publisher, with the rows, leaves none of its own: it would
+-- have nobody to take them away.
 CREATE OR REPLACE FUNCTION {rollup_mark}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS {dollars}
 DECLARE
@@ -35,7 +36,7 @@ BEGIN
     FOREACH changed IN ARRAY ARRAY[date_trunc('hour', OLD.finished_at, 'UTC'),
                                    date_trunc('hour', NEW.finished_at, 'UTC')]
     LOOP
-        CONTINUE WHEN changed IS NULL OR NOT isfinite(changed);
+        CONTINUE WHEN changed IS NULL OR NOT isfinite(changed) OR changed < '0001-01-02 00:00:00+00';
         looked := TG_RELID || ' ' || date_part('epoch', changed)::bigint;
         CONTINUE WHEN looked = current_setting('taskiq_pg_json.looked_at', true);
         writing := coalesce(nullif(current_setting('taskiq_pg_json.writer', true), ''),
@@ -66,3 +67,8 @@ BEGIN
                     WHERE oid = {results_literal}::regclass));
 END
 {dollars};
+
+-- Hours that Python cannot hold stopped all counting.
+DELETE FROM {rollup} WHERE hour < '0001-01-02 00:00:00+00';
+DELETE FROM {rollup_hours} WHERE hour < '0001-01-02 00:00:00+00';
+DELETE FROM {rollup_marks} WHERE hour < '0001-01-02 00:00:00+00';

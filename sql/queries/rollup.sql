@@ -7,7 +7,8 @@ SELECT count(part.id) = 3
                SELECT FROM pg_proc AS mark
                JOIN pg_namespace AS home ON home.oid = mark.pronamespace
                WHERE mark.oid = to_regprocedure({rollup_mark_literal} || '()')
-                 AND format('search_path=pg_catalog, %%I, pg_temp', home.nspname) = ANY (mark.proconfig)
+                 AND format('search_path=pg_catalog, %%s, pg_temp', replace(home.nspname, '"', '')) IN (
+                     SELECT replace(setting, '"', '') FROM unnest(mark.proconfig) AS setting)
                  AND has_table_privilege(mark.proowner, to_regclass({rollup_marks_literal}), 'INSERT')
                  AND has_table_privilege(mark.proowner, to_regclass({rollup_hours_literal}), 'SELECT'))
            AND EXISTS (
@@ -27,7 +28,8 @@ FROM (VALUES (to_regclass({rollup_literal})), (to_regclass({rollup_hours_literal
 
 -- rollup_announce --
 -- Make the newest hour of each unknown span known, once it is long over: ten minutes more than late rows
--- have, for clocks that are set back. Empty hours after it come along, a month at most.
+-- have, for clocks that are set back. Empty hours after it come along, a month at most. An hour that Python
+-- cannot hold, in whatever zone, is none.
 INSERT INTO {rollup_hours} AS known (hour)
 SELECT announced.hour
 FROM (
@@ -39,8 +41,8 @@ FROM (
 CROSS JOIN LATERAL (
     SELECT date_trunc('hour', newest.finished_at, 'UTC') AS hour
     FROM {results} AS newest
-    WHERE newest.finished_at >= coalesce(lower(unknown.span), '-infinity')
-      AND newest.finished_at < upper(unknown.span) AND isfinite(newest.finished_at)
+    WHERE newest.finished_at >= coalesce(lower(unknown.span), '0001-01-02 00:00:00+00')
+      AND newest.finished_at < upper(unknown.span)
     ORDER BY newest.finished_at DESC
     LIMIT 1
 ) AS found

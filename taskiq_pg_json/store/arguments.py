@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import math
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, TypeGuard
@@ -103,7 +103,7 @@ def checked_seconds(parameter: str, value: object) -> float:
 
 def is_seconds(value: object) -> TypeGuard[float]:
     """Whether it is a time that may be waited for."""
-    return isinstance(value, int | float) and 0 <= value < math.inf
+    return isinstance(value, int | float) and 0 <= value <= sys.float_info.max
 
 
 def checked_ttl(ttl: float | timedelta | None) -> timedelta | None:
