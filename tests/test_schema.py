@@ -597,6 +597,28 @@ async def test_tables_of_an_older_version_become_what_a_start_makes(
     await drive(backend)
 
 
+@pytest.mark.parametrize("options", ["", "-c lock_timeout=100ms"], ids=["plain", "lock_timeout"])
+async def test_an_upgrade_that_waits_for_a_transaction_lets_others_write(
+    start, connect, admin, table_name, options
+):
+    names = Names(table_name)
+    connection = await connect()
+    await connection.execute(names.bind(files.migrations()[0].text))
+    await connection.execute(f"COMMENT ON TABLE {table_name} IS 'taskiq-pg-json schema 1'")
+    insert = f"INSERT INTO {table_name} (task_id, status) VALUES (gen_random_uuid(), 'QUEUED')"
+    holder = await connect(autocommit=False)
+    await holder.execute(insert)
+    upgrade = asyncio.create_task(start(kwargs={"options": options}))
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+    await eventually(lambda: admin.execute(waiting, [table_name]).fetchone() == (1,))
+    for _ in range(3):
+        await asyncio.wait_for(connection.execute(insert), 3)
+    assert not upgrade.done()
+    await holder.commit()
+    await drive(await asyncio.wait_for(upgrade, 10))
+    assert comment_of(admin, table_name) == CURRENT
+
+
 @pytest.mark.parametrize("type_", ["VarChar", "Text", "Uuid"])
 async def test_task_ids_have_the_type_asked_for(start, admin, table_name, type_):
     await start(field_for_task_id=type_)

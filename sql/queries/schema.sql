@@ -18,6 +18,11 @@ LEFT JOIN pg_class AS found ON found.oid = wanted.oid;
 SELECT pg_try_advisory_xact_lock(
     hashtextextended('taskiq-pg-json ' || coalesce(%(schema)s::text, current_schema()) || '.' || %(table)s, 0));
 
+-- schema_lock_timeout --
+-- Wait for no lock for more than a second in this transaction: whoever comes later waits as long.
+SELECT set_config('lock_timeout', '1s', true)
+FROM pg_settings WHERE name = 'lock_timeout' AND setting::bigint NOT BETWEEN 1 AND 1000;
+
 -- schema_exists --
 -- Whether the schema that the table shall stand in is there.
 SELECT to_regnamespace(quote_ident(%(schema)s)) IS NOT NULL;

@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import InsufficientPrivilege, LockNotAvailable
 
 from taskiq_pg_json.errors import (
     ConfigurationError,
@@ -31,6 +31,7 @@ logger = logging.getLogger("taskiq_pg_json")
 _COMMENT = "taskiq-pg-json schema {version}"
 _COMMENT_PATTERN = re.compile(_COMMENT.format(version=r"(\d+)"))
 _LOCK_POLL = 0.05  # seconds
+_TURN_OF_OTHERS = 1.0  # seconds, as many as they may have waited
 _TASK_ID_TYPES = {"character varying": "VarChar", "text": "Text", "uuid": "Uuid"}
 
 
@@ -115,7 +116,8 @@ class Schema:
         if found >= self.needed_version:
             return
         try:
-            while not await self._apply_locked(connection):  # noqa: ASYNC110 - there is no event
+            attempt = self._upgrade_in_turn if found else self._apply_locked
+            while not await attempt(connection):  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(_LOCK_POLL)
         except InsufficientPrivilege as error:
             raise SchemaError(
@@ -159,6 +161,21 @@ class Schema:
             steps.insert(0, self._names.bind(queries()["create_schema"] + ";\n"))
         return "\n".join(step.as_string() for step in steps)
 
+    async def _upgrade_in_turn(self, connection: AsyncConnection[Any]) -> bool:
+        """Upgrade between the transactions that use the tables: while it waits, none can begin."""
+        try:
+            return await self._apply_locked(connection)
+        except LockNotAvailable as error:
+            logger.warning(
+                "The upgrade of the table %s waits for transactions that use it, and tries again "
+                "in %s s: %s",
+                self._names,
+                _TURN_OF_OTHERS,
+                error.diag.message_primary,
+            )
+            await asyncio.sleep(_TURN_OF_OTHERS)
+            return False
+
     async def _apply_locked(self, connection: AsyncConnection[Any]) -> bool:
         async with connection.transaction():
             names = {"schema": self._names.schema, "table": self._names.table}
@@ -172,7 +189,9 @@ class Schema:
                 return False
             found = await self.found_version(connection)
             if found < self.needed_version:
-                if not found:
+                if found:
+                    await _fetch(connection, "schema_lock_timeout", {})
+                else:
                     await self._create_schema(connection)
                 await self._check_companions(connection, is_new=not found)
                 for statement in self._steps(found):
