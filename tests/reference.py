@@ -43,6 +43,9 @@ GRANT SELECT ON
 TO analyst;
 ```
 
+Where functions are not everybody's to run, `outcomes` and `running` need
+`GRANT EXECUTE ON FUNCTION {table}_progress_percent, {table}_progress_text TO analyst;`.
+
 ## What is quick
 
 Conditions on `task_id`, `task_name`, `status = 'FAILURE'` and `finished_at`, and the order by
