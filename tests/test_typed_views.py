@@ -428,6 +428,7 @@ async def test_an_index_serves_the_view_s_column(store, admin, table_name):
         ({"index": [["count"]]}, r"no field \['count'\]"),
         ({"index": [5]}, "no field 5; there are customer_id"),
         ({"name": "outcomes"}, "one of the store's own"),
+        ({"name": "json_gin"}, "one of the store's own"),
         ({"name": ""}, "name=''"),
         ({"name": 5}, "name=5"),
         ({"name": "a\0b"}, "NUL"),

@@ -192,7 +192,7 @@ class _View:
         check_identifier(f"name={self.suffix!r}: {self.relation_name}", self.relation_name)
         if self.relation_name in self.names.companions():
             raise ConfigurationError(
-                f"name={self.suffix!r}: {self.relation_name} is one of the store's own views; give "
+                f"name={self.suffix!r}: {self.relation_name} is one of the store's own names; give "
                 "another name=."
             )
 
