@@ -21,7 +21,6 @@ from taskiq_pg_json import (
     ResultStore,
     SchemaError,
     SchemaVersionError,
-    WriteTimeoutError,
 )
 from taskiq_pg_json.schema import Names, Schema, files
 
@@ -429,7 +428,7 @@ async def test_tables_of_a_newer_release_are_used_as_they_are(start, admin, tabl
 async def test_off_looks_at_nothing_and_makes_nothing(start, admin, table_name):
     backend = await start(migrate="off", write_timeout=0.3)
     assert comment_of(admin, table_name) is None
-    with pytest.raises(WriteTimeoutError, match="does not exist"):
+    with pytest.raises(psycopg.errors.UndefinedTable, match="does not exist"):
         await backend.set_result("id", finished(1))
 
 
@@ -469,7 +468,7 @@ async def test_a_role_that_cannot_write_results_is_told_so_when_it_starts(
     (warning,) = caplog.messages
     assert f"{role} may not SELECT, INSERT, UPDATE, DELETE" in warning
     assert (await reader.get_result("id")).return_value == 1
-    with pytest.raises(WriteTimeoutError, match="permission denied"):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied"):
         await reader.set_result("id", finished(2))
     admin.execute(warning.partition("run ")[2].encode())
     caplog.clear()
