@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from datetime import datetime, timezone
+import asyncio
+from datetime import date, datetime, timezone
 
 import pytest
+import samples
 from psycopg import sql
 from road import HERE, HeldBroker, finished, now
 from taskiq import (
@@ -15,6 +17,7 @@ from taskiq import (
 from taskiq.exceptions import NoResultError, TaskRejectedError
 
 from taskiq_pg_json import (
+    Outcome,
     Status,
     TaskInfo,
     TaskInfoMiddleware,
@@ -125,6 +128,16 @@ class TestStates:
         await backend.store.record_state("id", Status.QUEUED, TaskInfo("t", queued_at=now()))
         assert statuses() == ["STARTED"]
 
+    async def test_a_late_queued_in_the_batch_of_started_changes_nothing(self, backend, statuses):
+        started, queued = TaskInfo("t", started_at=now()), TaskInfo("t", queued_at=now())
+        record = backend.store.record_state
+        await asyncio.gather(
+            *(record(str(number), Status.QUEUED, queued) for number in range(20)),
+            record("id", Status.STARTED, started),
+            record("id", Status.QUEUED, queued),
+        )
+        assert statuses("id") == ["STARTED"]
+
     async def test_the_state_of_an_earlier_attempt_never_overwrites_a_later_one(
         self, backend, statuses
     ):
@@ -159,6 +172,38 @@ class TestStates:
         assert (await task.get_result()).return_value == "done"
         assert "The state QUEUED of task" in caplog.text
         assert "The state STARTED of task" in caplog.text
+
+
+class TestEndsThatSayNothingOfTheirTask:
+    async def test_what_its_state_said_is_kept(self, backend):
+        info = TaskInfo("shop:pay", worker=HERE, queued_at=now(), started_at=now())
+        await backend.store.record_state("id", Status.STARTED, info)
+        await backend.store.set_result("id", Outcome(1))
+        record = await backend.store.get("id")
+        assert (record.task_name, record.worker) == ("shop:pay", HERE)
+        assert (record.queued_at, record.started_at) == (info.queued_at, info.started_at)
+
+    async def test_the_types_are_those_of_the_arguments_and_of_the_end(self, backend):
+        info = TaskInfo("shop:pay", [date(2026, 1, 1)], {"at": now()})
+        await backend.store.set_result("id", Outcome(now(), labels={"at": now()}, info=info))
+        await backend.store.set_result("id", Outcome("plain", labels={"at": "noon"}))
+        record = await backend.store.get("id")
+        assert (record.args, record.kwargs) == (info.args, info.kwargs)
+        assert (record.return_value, record.labels) == ("plain", {"at": "noon"})
+
+    async def test_an_end_has_its_types_where_there_were_none(self, backend):
+        value = date(2026, 1, 1)
+        for returned in ("plain", value):
+            await backend.store.set_result("id", Outcome(returned))
+        assert (await backend.store.get("id")).return_value == value
+
+    @pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+    async def test_no_arguments_are_left_whose_pickles_are_gone(self, backend):
+        info = TaskInfo("shop:pay", [samples.Opaque(1)], {"a": samples.Opaque(2)})
+        await backend.store.set_result("id", Outcome(1, info=info))
+        await backend.store.set_result("id", Outcome(2))
+        record = await backend.store.get("id")
+        assert (record.args, record.kwargs, record.return_value) == (None, None, 2)
 
 
 RETRYING = {
