@@ -8,7 +8,8 @@ import time
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.pq import PipelineStatus
+from psycopg.pq import ExecStatus, PipelineStatus
+from road import eventually
 
 from taskiq_pg_json import ResultStore, WriteTimeoutError
 from taskiq_pg_json.records import Outcome
@@ -141,6 +142,14 @@ async def test_a_server_that_ends_the_connection_is_quoted_and_all_are_told(
     assert not pipeline.has_room
 
 
+async def test_what_was_told_before_the_commit_is_no_success(connection):
+    sent = pipelines._Sent(asyncio.get_running_loop())
+    sent.result = connection.pgconn.make_empty_result(ExecStatus.TUPLES_OK)
+    sent.lose(psycopg.OperationalError("lost"))
+    with pytest.raises(psycopg.OperationalError, match="lost"):
+        await sent.answer()
+
+
 async def test_all_are_told_of_a_connection_that_is_cut_while_much_is_sent(proxied):
     connection, jam, cut = proxied
     pipeline = await piped(connection)
@@ -179,10 +188,21 @@ async def test_cancelling_one_closes_the_connection_and_the_other_is_told(
     (told,) = await asyncio.gather(behind, return_exceptions=True)
     assert isinstance(told, psycopg.OperationalError) or told == [(8,)]
     assert connection.closed
-    deadline = time.monotonic() + 10
-    while admin.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
+    # The server looks whether its client is there when it has given the statement up.
+    there = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+    await eventually(lambda: admin.execute(there, [pid]).fetchone() == (0,))
+
+
+async def test_a_statement_is_cancelled_though_the_server_cannot_be_asked_to(pipeline, monkeypatch):
+    async def fail():
+        raise psycopg.OperationalError("no more connections")
+
+    monkeypatch.setattr(pipeline.wire, "cancel", fail)
+    sleeping = send(pipeline, SLEEP, seconds=5.0)
+    await asyncio.sleep(0.1)
+    sleeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(sleeping, 10)
 
 
 async def test_what_somebody_deallocated_is_to_be_prepared_again(pipeline):
