@@ -21,6 +21,7 @@ from taskiq_pg_json import (
     Status,
     TaskInfoMiddleware,
 )
+from taskiq_pg_json.redaction import Redactor
 
 
 @dataclass
@@ -178,6 +179,18 @@ class TestRedaction:
         record = await backend.store.get(task.task_id)
         assert record.args == ["[redacted]"]
         assert record.kwargs == {"card": "[redacted]", "order": 1}
+
+    def test_a_builtin_without_a_signature_has_all_its_arguments_hidden(self):
+        redactor = Redactor({"password"})
+        hidden = redactor.hidden_positions(min)
+        assert redactor.redacted("login", ["t0ps3cret"], {}, hidden) == (["[redacted]"], {})
+
+    def test_what_cannot_be_looked_through_is_not_stored(self):
+        around = {"password": "t0ps3cret"}
+        around["around"] = around
+        redactor = Redactor({"password"})
+        assert redactor.redacted("login", [around], {}) == (None, None)
+        assert redactor.labels({"around": around}) == {}
 
     async def test_a_label_of_that_name_is_hidden(self, sent):
         record = await sent({"token"}, "ann")
