@@ -181,6 +181,15 @@ async def test_the_columns_hold_the_values(store, admin):
     )  # fmt: skip
 
 
+async def test_a_view_shows_nothing_that_has_expired(store, admin, table_name):
+    count = f"SELECT count(*) FROM {await store.create_view(task_returning(Order))}"
+    await finish(store, "it", an_order(), task="shop.tasks:order")
+    admin.execute(f"UPDATE {table_name} SET expires_at = now() + interval '1 day'")
+    assert admin.execute(count).fetchone() == (1,)
+    admin.execute(f"UPDATE {table_name} SET expires_at = now()")
+    assert admin.execute(count).fetchone() == (0,)
+
+
 @pytest.mark.parametrize(
     "odd", [None, [], {"a": 1}, "text", "", 1e300, 2**70, -1.5, True, "2026-1"]
 )
