@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
+import samples
 from psycopg import sql
 from road import PROMPTLY, finished
 from taskiq import InMemoryBroker, TaskiqDepends
@@ -188,6 +189,12 @@ class TestTracking:
         assert isinstance(record.progress, Progress)
         assert record.progress.updated_at.utcoffset() == timedelta(0)
         assert record.progress.updated_at <= record.finished_at
+
+    async def test_what_is_pickled_of_progress_is_told_from_what_is_of_the_result(self, backend):
+        await backend.set_result("id", finished(samples.Opaque(1)))
+        await backend.set_progress("id", progress(samples.Opaque(2)))
+        record = await backend.store.get("id")
+        assert (record.return_value.value, record.progress.meta.value) == (1, 2)
 
     async def test_a_task_without_progress_has_a_record_without(self, backend, outcome):
         await backend.set_result("id", finished(1))
