@@ -23,7 +23,7 @@ from taskiq_pg_json import (
     ResultStore,
     WaitTimeoutError,
 )
-from taskiq_pg_json.store import listen
+from taskiq_pg_json.store import announce, listen
 from taskiq_pg_json.store.reads import Reader
 
 NEVER = 3600.0
@@ -67,6 +67,11 @@ async def test_waiting_for_tasks_that_have_ended_returns_their_records(store):
     await finish(store, ids, 0)
     records = await store.wait(ids, timeout=5)
     assert {id_: record.return_value for id_, record in records.items()} == {i: i for i in ids}
+
+
+async def test_what_has_ended_is_found_however_short_the_wait(store):
+    await store.set_result("id", Outcome())
+    assert set(await store.wait(["id"], timeout=0)) == {"id"}
 
 
 async def test_waiting_returns_when_the_last_task_has_ended(store):
@@ -141,6 +146,23 @@ async def test_progress_is_watched_until_the_task_has_ended(store):
     assert seen == [{"step": 0}, {"step": 1}, {"step": 2}]
 
 
+async def test_the_last_report_is_seen_of_a_task_that_ends_while_it_is_looked_at(
+    store, monkeypatch
+):
+    submit = store._reader.progress.submit
+
+    async def end_meanwhile(task_id):
+        monkeypatch.undo()
+        found = await submit(task_id)
+        await store.set_progress(task_id, Progress("last"))
+        await store.set_result(task_id, Outcome())
+        return found
+
+    await store.set_progress("id", Progress("first"))
+    monkeypatch.setattr(store._reader.progress, "submit", end_meanwhile)
+    assert [progress.state async for progress in store.watch_progress("id")] == ["first", "last"]
+
+
 async def test_watching_ends_where_the_row_is_deleted_at_once(hearing_store):
     (task_id,) = new_ids(1)
 
@@ -181,27 +203,56 @@ async def test_each_report_is_seen_once_whatever_its_value_says_of_equality(stor
 
 async def test_a_notification_alone_ends_a_wait(hearing_store):
     ids = new_ids(5)
-    waiting = asyncio.create_task(hearing_store.wait(ids, timeout=20))
+    waiting = asyncio.create_task(hearing_store.wait(ids))
     await asyncio.sleep(0.2)
     await finish(hearing_store, ids, 0)
-    assert set(await waiting) == set(ids)
+    assert set(await asyncio.wait_for(waiting, 10)) == set(ids)
 
 
 async def test_ids_of_any_length_and_spelling_are_notified(hearing_store):
     ids = ["x" * 900, 'quo"ted\n', "\x01" * 990, "ünïcödé"]
-    waiting = asyncio.create_task(hearing_store.wait(ids, timeout=20))
+    waiting = asyncio.create_task(hearing_store.wait(ids))
     await asyncio.sleep(0.2)
     await finish(hearing_store, ids, 0)
-    assert set(await waiting) == set(ids)
+    assert set(await asyncio.wait_for(waiting, 10)) == set(ids)
 
 
 async def test_another_process_s_results_are_heard_of(hearing_store, dsn, table_name):
     (task_id,) = new_ids(1)
-    waiting = asyncio.create_task(hearing_store.wait([task_id], timeout=20))
+    waiting = asyncio.create_task(hearing_store.wait([task_id]))
     await asyncio.sleep(0.2)
     async with ResultStore(dsn, table_name=table_name) as other:
         await other.set_result(task_id, Outcome(return_value=1))
-    assert (await waiting)[task_id].return_value == 1
+    assert (await asyncio.wait_for(waiting, 10))[task_id].return_value == 1
+
+
+async def test_all_that_a_store_wrote_is_heard_of_though_it_ends_at_once(
+    looks, hearing_store, dsn, table_name, monkeypatch
+):
+    monkeypatch.setattr(announce, "_GATHERING", 0.3)
+    ids = new_ids(20)
+    waiting = asyncio.create_task(hearing_store.wait(ids))
+    await eventually(lambda: looks)
+    async with ResultStore(dsn, table_name=table_name) as other:
+        await finish(other, ids, 0)
+    assert set(await asyncio.wait_for(waiting, 10)) == set(ids)
+
+
+async def test_what_is_refused_is_heard_of_and_what_is_beside_it(
+    looks, hearing_store, admin, table_name
+):
+    admin.execute(
+        f"ALTER TABLE {table_name} ADD CHECK "
+        "(return_value <> '\"nowhere\"' OR (return_value ->> 0)::regclass IS NOT NULL)"
+    )
+    ids = new_ids(100)
+    waiting = asyncio.create_task(hearing_store.wait(ids))
+    await eventually(lambda: looks)
+    values = ["nowhere" if number == 70 else number for number in range(100)]
+    outcomes = dict(zip(ids, map(Outcome, values), strict=True))
+    await asyncio.gather(*(hearing_store.set_result(*end) for end in outcomes.items()))
+    records = await asyncio.wait_for(waiting, 10)
+    assert [id_ for id_ in ids if records[id_].error is not None] == [ids[70]]
 
 
 async def test_what_ended_while_the_listener_was_away_is_found(
@@ -216,6 +267,21 @@ async def test_what_ended_while_the_listener_was_away_is_found(
     await finish(hearing_store, ids, 0)
     assert set(await waiting) == set(ids)
     assert "listening connection was lost" in caplog.text
+
+
+async def test_whoever_waits_polls_while_the_listener_cannot_come_back(
+    looks, hearing_store, dsn, admin, monkeypatch
+):
+    async def fail():
+        raise LookupError("no password any more")
+
+    monkeypatch.setattr(hearing_store._connections, "connect", fail)
+    waiting = asyncio.create_task(hearing_store.is_ready("id", NEVER))
+    await eventually(lambda: looks)
+    pid = await listener_pid(admin, hearing_store.names)
+    admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+    await finish_unheard(dsn, hearing_store.names.table, ["id"])
+    assert await asyncio.wait_for(waiting, 10)
 
 
 async def test_the_listener_outlives_a_dsn_that_fails_for_a_while(
@@ -382,7 +448,7 @@ async def test_nobody_looks_for_what_does_not_concern_them(looks, hearing_store,
     assert len(looks) == 2
 
 
-async def test_garbage_on_the_channel_disturbs_nobody(hearing_store, admin):
+async def test_garbage_on_the_channel_disturbs_nobody(hearing_store, admin, caplog):
     channel = hearing_store.names.channel("ended")
     ids = new_ids(1)
     waiting = asyncio.create_task(hearing_store.wait(ids, timeout=20))
@@ -391,6 +457,7 @@ async def test_garbage_on_the_channel_disturbs_nobody(hearing_store, admin):
         admin.execute("SELECT pg_notify(%s, %s)", [channel, payload])
     await finish(hearing_store, ids)
     assert set(await waiting) == set(ids)
+    assert "listening connection was lost" not in caplog.text
 
 
 async def test_the_listener_uses_one_connection_that_it_closes(hearing_store, admin):
