@@ -120,7 +120,8 @@ async def limited(request, start, dsn, admin):
     """A backend in whose sessions something may take a tenth of a second."""
     if request.param == "transaction_timeout" and admin.info.server_version < 17_00_00:
         pytest.skip("transaction_timeout is new in PostgreSQL 17")
-    return await start(make_conninfo(dsn, options=f"-c {request.param}=100ms"))
+    await start()  # the migration may take longer
+    return await start(make_conninfo(dsn, options=f"-c {request.param}=100ms"), migrate="off")
 
 
 @pytest.fixture
@@ -154,6 +155,15 @@ class TestLostServers:
         assert cut() >= 1
         got = await asyncio.gather(*map(named.get_result, ids))
         assert [result.return_value for result in got] == ids
+
+    async def test_all_idle_connections_that_were_lost_cost_one_attempt(self, moving, cut, caplog):
+        backend, _ = await moving(min_size=10, max_size=10)
+        kept = backend.store._connections._kept
+        for wire in [await kept.take(5) for _ in range(10)]:
+            await kept.give_back(wire)
+        assert cut() >= 10
+        assert await stored(backend, 1) == 1
+        assert caplog.text.count("PostgreSQL is away") == 1
 
     @pytest.mark.parametrize("call", EVERY_METHOD.values(), ids=EVERY_METHOD)
     async def test_a_connection_lost_during_a_call_goes_unnoticed(
@@ -249,7 +259,7 @@ class TestLostServers:
     ):
         backend = await start()
         async with refusing("53200", "length(NEW.return_value::text) > 100"):
-            await asyncio.wait_for(backend.set_result("id", finished("x" * (3 << 20))), 10)
+            await asyncio.wait_for(backend.set_result("id", finished("x" * (3 << 20))), 3)
         assert "PostgreSQL refused the result" in str((await backend.get_result("id")).error)
 
     @pytest.mark.parametrize(
