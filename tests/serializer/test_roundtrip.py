@@ -13,8 +13,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.Pickl
 
 
 def back(value, jsonb_roundtrip):
+    """What comes back of a value, twice the same: rows share the sidecars that were read."""
     row = jsonb_roundtrip(serializer.encode({"return_value": value}, task_id="t"))
-    return serializer.decode(row, task_id="t")["return_value"]
+    first, second = (serializer.decode(row, task_id="t")["return_value"] for _ in range(2))
+    assert same(first, second)
+    return second
 
 
 @given(value=strategies.values)
@@ -57,7 +60,8 @@ def test_exceptions_inside_a_value_come_back_the_same(value, jsonb_roundtrip):
 )
 def test_columns_of_one_row_come_back_the_same(columns, jsonb_roundtrip):
     row = jsonb_roundtrip(serializer.encode(columns, task_id="t"))
-    assert same(serializer.decode(row, task_id="t"), columns)
+    for _ in range(2):
+        assert same(serializer.decode(row, task_id="t"), columns)
 
 
 @given(value=st.integers(50, 600).flatmap(strategies.nested))
