@@ -272,6 +272,10 @@ def _containers(inner):
     )
 
 
+def _short_lists(items):
+    return st.lists(items, max_size=3)
+
+
 @st.composite
 def tables(draw, inner):
     """Rows alike, as results are: homogeneous columns, optional ones, and mixed ones."""
@@ -282,6 +286,7 @@ def tables(draw, inner):
                 lambda column: column
             )
             | st.sampled_from([st.none() | datetimes, st.integers() | decimals, enums])
+            | st.sampled_from([decimals, decimals | datetimes, text | uuids]).map(_short_lists)
             | st.just(inner),
             min_size=1,
             max_size=4,
