@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import struct
 import sys
 import types
+import zoneinfo
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +17,7 @@ import samples
 from sameness import same
 
 from taskiq_pg_json import JsonSerializer, TypeRegistry
-from taskiq_pg_json.errors import RemoteError, ResultDecodeError
+from taskiq_pg_json.errors import RemoteError, ResultDecodeError, ResultEncodeError
 from taskiq_pg_json.serializer import UnresolvedTypeWarning
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
@@ -155,6 +158,12 @@ def test_a_removed_field_is_dropped(kind, release, written):
     assert type(back) is v2.Order
     assert back.number == 7
     assert not hasattr(back, "note")
+
+
+def test_a_key_that_somebody_has_added_is_there(written):
+    row = written({"long": 1, "a": 2})
+    added = EncodedRow({"return_value": b'{"a": 2, "new": 3, "long": 1}'}, row.types)
+    assert list(read(added).items()) == [("long", 1), ("a", 2), ("new", 3)]
 
 
 @every_kind
@@ -373,6 +382,14 @@ def test_an_exceptions_class_is_found_under_its_old_name(release, jsonb_roundtri
     back = JsonSerializer(registry).decode(row, task_id="t")["error"]
     assert type(back) is moved.DeclinedError
     assert back.args == ("no", 7)
+
+
+def test_a_zone_that_no_other_process_knows_is_refused(written):
+    counts, one_type = struct.pack(">6l", 0, 0, 0, 0, 1, 4), struct.pack(">lBB", 7200, 0, 0)
+    file = io.BytesIO(b"TZif" + bytes(16) + counts + one_type + b"SHP\0")
+    zone = zoneinfo.ZoneInfo.from_file(file, key="Shop/Floor")
+    with pytest.raises(ResultEncodeError, match=r"datetime\) cannot be stored"):
+        written(datetime(2026, 1, 1, tzinfo=zone))
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,7 @@ BUILTINS = [
     ValueError("one", 2, ("three", 4.0)),
     KeyError("k"),
     OSError("only text"),
+    OSError(None, None),
     FileNotFoundError(2, "No such file", "/etc/nothing"),
     OSError(18, "Cross-device link", "a", None, "b"),
     BlockingIOError(11, "try again", 3),
@@ -932,13 +933,15 @@ def local_class():
 def test_an_unknown_class_comes_back_as_a_remote_error_of_its_name(comes_back):
     exc = raised(local_class()("gone", Decimal("1.5")), cause=KeyError("k"))
     exc.order_id = 7
+    exc.totals = {"net": Decimal("1.5")}
     back = comes_back(exc)
     assert isinstance(back, RemoteError)
     assert type(back).__name__ == "VanishedError"
     assert back.type_name == "test_exceptions.local_class.<locals>.VanishedError"
     assert (str(back), back.args, back.order_id) == (str(exc), exc.args, 7)
     assert type(back.__cause__) is KeyError
-    assert back.plain["attrs"] == {"order_id": 7}
+    assert back.totals == exc.totals
+    assert back.plain["attrs"] == {"order_id": 7, "totals": {"net": "1.5"}}
     assert "VanishedError: ('gone'" in formatted(back)
 
 

@@ -48,6 +48,7 @@ SCALARS = [
     pandas.Timedelta("1 days 00:00:00.000000001"),
     pandas.NaT,
 ]
+THIRD = numpy.longdouble(1) / 3
 
 
 def back(value, jsonb_roundtrip):
@@ -146,6 +147,15 @@ def test_a_row_of_few_bytes_does_not_become_a_large_array(plain, dtype, shape):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10_000_000
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize("value", [THIRD, numpy.array([THIRD])], ids=["scalar", "array"])
+def test_a_number_that_no_python_number_holds_comes_back(value):
+    row = JsonSerializer().encode({"return_value": value}, task_id="t")
+    found = JsonSerializer().decode(row, task_id="t")["return_value"]
+    assert found.dtype == value.dtype
+    assert (found == value).all()
 
 
 @pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
