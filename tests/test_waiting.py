@@ -565,6 +565,13 @@ async def test_long_polling_gives_up_after_its_time(dsn, table_name):
     await backend.shutdown()
 
 
+async def test_long_polling_gives_up_though_the_server_is_silent(store, monkeypatch):
+    monkeypatch.setattr(store._reader.ready, "submit", never)
+    began = time.monotonic()
+    assert not await asyncio.wait_for(store.is_ready("none", timeout=0.2), 10)
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize("long_poll", [-1, float("inf"), float("nan")])
 def test_a_long_poll_that_is_no_time_is_refused(long_poll):
     with pytest.raises(ConfigurationError, match="long_poll"):

@@ -73,11 +73,11 @@ class Waiter:
         """Whether the task has ended, after ``timeout`` seconds at most."""
         deadline = time.monotonic() + timeout
         with self._listener.subscribed((task_id,)) as subscription:
-            if await self._reader.ready.submit(task_id):
+            if await self._look([task_id], deadline):
                 return True
             while (left := deadline - time.monotonic()) > 0:
                 ended, look_again = await subscription.changes(left)
-                if ended or (look_again and await self._reader.ready.submit(task_id)):
+                if ended or (look_again and await self._look([task_id], deadline)):
                     return True
         return False
 
