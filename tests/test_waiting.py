@@ -511,6 +511,18 @@ async def test_polling_takes_over_where_notifications_do_not_arrive(
     assert caplog.text.count("Notifications do not arrive") == 1
 
 
+def test_many_who_wait_for_one_task_leave_at_once():
+    store = ResultStore(notify=False)
+    subscriptions = [store._listener.subscribed(("id",)) for _ in range(30_000)]
+    for subscription in subscriptions:
+        subscription.__enter__()
+    began = time.monotonic()
+    for subscription in reversed(subscriptions):
+        subscription.__exit__()
+    assert time.monotonic() - began < 1
+    assert not store._listener._subscribers
+
+
 async def test_a_store_without_notify_sends_none(dsn, table_name, connect):
     async with ResultStore(dsn, table_name=table_name, notify=False) as store:
         connection = await connect()

@@ -33,8 +33,8 @@ _RECONNECT = 1.0  # seconds
 _PROBE = "?"
 """How a notification begins with which a listener finds out whether it hears anything."""
 
-Subscribers = dict[str, "list[Subscription]"]
-"""By the id of the task that they want to hear of."""
+Subscribers = dict[str, "dict[Subscription, None]"]
+"""By the id of the task that they want to hear of; a dict, as many may leave one task at once."""
 
 
 class Subscription:
@@ -57,13 +57,13 @@ class Subscription:
         self._listener.listen()
         for subscribers in self._of:
             for task_id in self._task_ids:
-                subscribers.setdefault(task_id, []).append(self)
+                subscribers.setdefault(task_id, {})[self] = None
         return self
 
     def __exit__(self, *_: object) -> None:
         for subscribers in self._of:
             for task_id in self._task_ids:
-                subscribers[task_id].remove(self)
+                del subscribers[task_id][self]
                 if not subscribers[task_id]:
                     del subscribers[task_id]
 
