@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -19,6 +19,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from taskiq_pg_json import Outcome, Progress, ResultStore
 from taskiq_pg_json.store import listen
+from taskiq_pg_json.store.retrying import is_transient
 
 PGBOUNCER = shutil.which("pgbouncer")
 CONFIG = """
@@ -52,35 +53,40 @@ def as_whom():
     return ["-u", "postgres" if "postgres" in names else "nobody"]
 
 
-@pytest.fixture(scope="module")
-def pooled_dsn(dsn):
-    """The server behind a pooler in transaction mode."""
+@contextmanager
+def pooler(dsn, **settings):
+    """A pooler in transaction mode, unless the settings say otherwise: yields its dsn."""
     server = conninfo_to_dict(dsn)
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="tpj-bouncer-") as directory:
         config = Path(directory, "pgbouncer.ini")
-        config.write_text(
-            CONFIG.format(
-                host=server["host"],
-                port=server.get("port", 5432),
-                user=server["user"],
-                listen_port=port,
-            )
+        text = CONFIG.format(
+            host=server["host"],
+            port=server.get("port", 5432),
+            user=server["user"],
+            listen_port=port,
         )
+        config.write_text(text + "".join(f"{key} = {settings[key]}\n" for key in settings))
         Path(directory).chmod(0o755)
         process = subprocess.Popen([PGBOUNCER, "-q", *as_whom(), str(config)])
-        pooled = make_conninfo(dsn, host="127.0.0.1", port=port)
         try:
             for _ in range(100):
                 try:
-                    psycopg.connect(pooled).close()
+                    socket.create_connection(("127.0.0.1", port)).close()
                     break
-                except psycopg.OperationalError:
+                except ConnectionError:
                     time.sleep(0.05)
-            yield pooled
+            yield make_conninfo(dsn, host="127.0.0.1", port=port)
         finally:
             process.terminate()
             process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def pooled_dsn(dsn):
+    """The server behind a pooler in transaction mode."""
+    with pooler(dsn) as pooled:
+        yield pooled
 
 
 @pytest.fixture(params=[{}, {"prepare_threshold": None}], ids=["prepared", "unprepared"])
@@ -155,3 +161,47 @@ async def test_searching_works_through_a_transaction_pooler(store):
     page = await store.search(return_value={"total": 7})
     assert [record.task_id for record in page.items] == ["one"]
     assert [record.task_id async for record in store.iterate()] == ["one"]
+
+
+async def test_a_start_waits_for_a_pooler_that_has_no_room(dsn, table_name, connect):
+    with pooler(dsn, max_client_conn=2) as pooled:
+        others = [await connect(pooled, prepare_threshold=None) for _ in range(2)]
+        store = ResultStore(pooled, table_name=table_name, min_size=1, max_size=1)
+        starting = asyncio.create_task(store.startup())
+        await asyncio.sleep(0.5)
+        assert not starting.done()
+        for other in others:
+            await other.close()
+        await asyncio.wait_for(starting, 20)
+        await store.set_result("id", Outcome(1))
+        await store.shutdown()
+
+
+async def test_a_pooler_in_statement_mode_is_refused_at_once(dsn, table_name):
+    with pooler(dsn, pool_mode="statement") as pooled:
+        store = ResultStore(pooled, table_name=table_name)
+        with pytest.raises(psycopg.Error, match="transaction blocks not allowed"):
+            await asyncio.wait_for(store.startup(), 5)
+        await store.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("words", "is_waited_for"),
+    [
+        ("no more connections allowed (max_client_conn)", True),
+        ("client connections exceeded (max_db_client_connections)", True),
+        ("query_wait_timeout", True),
+        ("client_login_timeout (server down)", True),
+        ("server login has been failing, try again later (server_login_retry)", True),
+        ("pgbouncer cannot connect to server", True),
+        ("too many servers in the pool", True),
+        ("no such database: shop", False),
+        ("no such user: shop", False),
+        ("not allowed", False),
+        ('database "shop" is disabled', False),
+        ("transaction blocks not allowed in statement pooling mode", False),
+    ],
+)
+def test_only_what_a_pooler_cannot_do_yet_is_waited_for(words, is_waited_for):
+    error = psycopg.OperationalError(f"connection to server at [...] failed: FATAL:  {words}")
+    assert is_transient(error) is is_waited_for

@@ -68,10 +68,18 @@ _NOT_NOW = (
     "too many connections",
     "remaining connection slots",
     "out of shared memory",
+    # PgBouncer's own words
+    "no more connections allowed",
+    "client connections exceeded",
+    "too many servers in the pool",
+    "query_wait_timeout",
+    "client_login_timeout",
+    "server_login_retry",
+    "cannot connect to server",
 )
 
-# What libpq says of a parameter that no server will make right.
-_NEVER = re.compile(r"invalid (port number|\S+ value|integer value)")
+# What libpq says of a parameter that no server will make right, and PgBouncer in statement mode.
+_NEVER = re.compile(r"invalid (port number|\S+ value|integer value)|transaction blocks not allowed")
 
 
 async def retry(
@@ -137,7 +145,8 @@ def is_transient(error: psycopg.Error) -> bool:
         return True
     state = error.sqlstate
     if state is not None:
-        return state.startswith("08") or state in _TRANSIENT_STATES
+        is_lost = state.startswith("08") and _NEVER.search(str(error)) is None
+        return is_lost or state in _TRANSIENT_STATES
     if not isinstance(error, psycopg.OperationalError):
         return False
     # A lost or refused connection, or the server's own refusal.
