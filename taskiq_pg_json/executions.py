@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from taskiq.receiver import Receiver
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
+    from types import FrameType
 
     from taskiq import TaskiqResult
 
@@ -49,23 +53,20 @@ class Execution:
 
     def enter(self) -> None:
         """Make this the innermost execution of the running asyncio task."""
-        if self.runner is not None and self._is_alone(self.runner):
-            self.runner.add_done_callback(self._runner_ended)
         outer = _current.get()
         # A task that this one merely spawned inherits the variable, and must not keep it alive.
         self.outer = outer if outer is not None and outer.runner is self.runner else None
         _current.set(self)
+        if self.runner is None or self.stranded is None:
+            return
+        if _frame_of_receiver(self.runner) is not None:
+            self.runner.add_done_callback(self._runner_ended)
 
     def leave(self) -> None:
         """Make the execution around this one the innermost again."""
         if self.runner is not None:
             self.runner.remove_done_callback(self._runner_ended)
         _current.set(self.outer)
-
-    def _is_alone(self, runner: asyncio.Task[object]) -> bool:
-        """Whether the asyncio task is taskiq's own for this execution, and no sender's."""
-        code = getattr(runner.get_coro(), "cr_code", None)
-        return self.stranded is not None and code is not None and code.co_name == "callback"
 
     def _runner_ended(self, runner: asyncio.Task[object]) -> None:
         error = None if runner.cancelled() else runner.exception()
@@ -77,6 +78,35 @@ class Execution:
         seconds = time.perf_counter() - self._begun
         self.info.execution_time = seconds
         self.info.finished_at = self.begun_at + timedelta(seconds=seconds)
+
+
+def _frame_of_receiver(runner: asyncio.Task[object]) -> FrameType | None:
+    """Return the frame of taskiq's callback, if the asyncio task was made for its message alone.
+
+    None in a sender's task, which goes on. A callback may be wrapped: whatever the task runs has
+    been given the message.
+    """
+    root: FrameType | None = getattr(runner.get_coro(), "cr_frame", None)
+    if root is None or root.f_code is Receiver.callback.__code__:
+        return root
+    frame = inspect.currentframe()
+    while frame is not None and not isinstance(frame.f_locals.get("self"), Receiver):
+        frame = frame.f_back if frame is not root else None
+    message = None if frame is None else frame.f_locals.get("message")
+    is_given = message is not None and any(value is message for value in _given_to(root))
+    return frame if is_given else None
+
+
+def _given_to(frame: FrameType) -> Iterator[object]:
+    """Yield the arguments of a function, and what it has of the one around it."""
+    names, rest, keywords, values = inspect.getargvalues(frame)
+    for name in (*names, rest, keywords, *frame.f_code.co_freevars):
+        value = None if name is None else values.get(name)
+        yield value
+        if isinstance(value, tuple):
+            yield from value
+        elif isinstance(value, dict):
+            yield from value.values()
 
 
 def current_execution(task_id: str) -> Execution | None:

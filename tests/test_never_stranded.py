@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import logging
 import math
 import random
@@ -23,6 +24,7 @@ from taskiq import (
     TaskiqMiddleware,
 )
 from taskiq.exceptions import SendTaskError
+from taskiq.receiver import Receiver
 
 from taskiq_pg_json import (
     JsonSerializer,
@@ -654,6 +656,43 @@ async def test_another_middleware_that_raises_ends_the_task(start_broker, backen
     assert str(result.error) == f"no {hook}"
 
 
+class _Subclass(Receiver):
+    async def callback(self, message, raise_err=False):
+        await super().callback(message, raise_err)
+
+
+class _Renamed(Receiver):
+    async def _traced(self, message, raise_err=False):
+        await Receiver.callback(self, message, raise_err)
+
+    callback = _traced
+
+
+class _Decorated(Receiver):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        callback = self.callback
+
+        @functools.wraps(callback)
+        async def span(*args, **kwargs):
+            return await callback(*args, **kwargs)
+
+        self.callback = span
+
+
+@pytest.mark.parametrize("receiver", [_Subclass, _Renamed, _Decorated])
+async def test_a_receiver_of_ones_own_may_wrap_the_callback(start_broker, backend, receiver):
+    broker = await start_broker(InMemoryBroker(), backend, TaskInfoMiddleware())
+    broker.receiver = receiver(broker, executor=broker.executor)
+
+    @broker.task
+    async def load(session: str = TaskiqDepends(_session)):
+        return session
+
+    result = await (await load.kiq()).wait_result(**PROMPTLY)
+    assert isinstance(result.error, ConnectionError)
+
+
 async def test_whoever_runs_a_task_in_place_has_its_error_and_keeps_his_own(
     start_broker, backend, statuses
 ):
@@ -667,13 +706,13 @@ async def test_whoever_runs_a_task_in_place_has_its_error_and_keeps_his_own(
     async def work():
         return 1
 
-    async def caller():
+    async def callback():  # as taskiq's is called
         with pytest.raises(SendTaskError):
             await load.kiq()
         await (await work.kiq()).wait_result(**PROMPTLY)
         raise LookupError("of the caller")
 
-    await asyncio.gather(asyncio.create_task(caller()), return_exceptions=True)
+    await asyncio.gather(asyncio.create_task(callback()), return_exceptions=True)
     await broker.shutdown()
     assert statuses() == ["SUCCESS"]
 
