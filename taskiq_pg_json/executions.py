@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from taskiq import TaskiqResult
+    from taskiq.acks import AckController
 
     from taskiq_pg_json.records import TaskInfo
 
@@ -37,8 +38,10 @@ class Execution:
         error: what it raised.
         runner: the asyncio task that it runs in.
         outer: the execution that it runs inside.
-        stranded: is called with it and the error of a runner that ended before it was left.
+        stranded: is called with it and the error, if any, of a runner that ended before it was
+            left.
         result: what taskiq makes of it, once that is known.
+        acks: acknowledge its message, where the runner is its own.
     """
 
     task_id: str
@@ -48,8 +51,9 @@ class Execution:
     _begun: float = field(default_factory=time.perf_counter)
     runner: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
     outer: Execution | None = None
-    stranded: Callable[[Execution, Exception], None] | None = None
+    stranded: Callable[[Execution, BaseException | None], None] | None = None
     result: TaskiqResult[Any] | None = None
+    acks: AckController | None = None
 
     def enter(self) -> None:
         """Make this the innermost execution of the running asyncio task."""
@@ -59,7 +63,8 @@ class Execution:
         _current.set(self)
         if self.runner is None or self.stranded is None:
             return
-        if _frame_of_receiver(self.runner) is not None:
+        if (frame := _frame_of_receiver(self.runner)) is not None:
+            self.acks = frame.f_locals.get("ack_controller")
             self.runner.add_done_callback(self._runner_ended)
 
     def leave(self) -> None:
@@ -68,10 +73,21 @@ class Execution:
             self.runner.remove_done_callback(self._runner_ended)
         _current.set(self.outer)
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether somebody has cancelled the runner, or it ends the process."""
+        runner = self.runner
+        if runner is None or not runner.done():
+            return False
+        if runner.cancelled():
+            # Before Python 3.11 nobody knows whether the task has raised it by itself.
+            cancelling: Callable[[], int] = getattr(runner, "cancelling", lambda: 1)
+            return cancelling() > 0
+        return isinstance(runner.exception(), KeyboardInterrupt | SystemExit)
+
     def _runner_ended(self, runner: asyncio.Task[object]) -> None:
-        error = None if runner.cancelled() else runner.exception()
-        if isinstance(error, Exception) and self.stranded is not None:
-            self.stranded(self, error)
+        if self.stranded is not None:
+            self.stranded(self, _error_of(runner))
 
     def end(self) -> None:
         """Note how long it took."""
@@ -107,6 +123,20 @@ def _given_to(frame: FrameType) -> Iterator[object]:
             yield from value
         elif isinstance(value, dict):
             yield from value.values()
+
+
+def _error_of(runner: asyncio.Task[object]) -> BaseException | None:
+    """Return what an asyncio task has raised, a cancellation too."""
+    try:
+        return runner.exception()
+    except asyncio.CancelledError as error:
+        own_frame = error.__traceback__
+        raised = error.with_traceback(own_frame and own_frame.tb_next)
+        if raised.__traceback__ is None and isinstance(error.__context__, asyncio.CancelledError):
+            raised = error.__context__  # before Python 3.11
+        if not raised.args:
+            raised.args = ("The asyncio task that ran it was cancelled.",)
+        return raised
 
 
 def current_execution(task_id: str) -> Execution | None:

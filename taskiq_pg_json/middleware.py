@@ -22,6 +22,8 @@ from taskiq_pg_json.redaction import HiddenPositions, Redact, Redactor
 from taskiq_pg_json.store import ResultStore
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from taskiq import TaskiqMessage, TaskiqResult
 
 logger = logging.getLogger("taskiq_pg_json")
@@ -30,6 +32,8 @@ QUEUED_AT_LABEL = "taskiq_pg_json_queued_at"
 """Carries the time of sending to the worker, which takes it off before the task runs."""
 
 _REQUEUE_LABEL = "X-Taskiq-requeue"
+_LONGEST_SHUTDOWN = 30.0
+"""Seconds after which ends that have come meanwhile are left alone."""
 
 
 class TaskInfoMiddleware(TaskiqMiddleware):
@@ -78,9 +82,14 @@ class TaskInfoMiddleware(TaskiqMiddleware):
             )
 
     async def shutdown(self) -> None:
-        """Wait for the ends that are being written."""
+        """Wait for the ends that are being written, and those that come meanwhile."""
         loop = asyncio.get_running_loop()  # a fork copies those of its parent
-        if ends := [end for end in self._ends if end.get_loop() is loop]:
+        deadline = loop.time() + _LONGEST_SHUTDOWN
+        while loop.time() < deadline:
+            await asyncio.sleep(0)  # a task that has just ended is heard of in the next turn
+            ends = [end for end in self._ends if end.get_loop() is loop]
+            if not ends:
+                return
             await asyncio.wait(ends)
 
     def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
@@ -102,7 +111,7 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         if self._record_started:
             await self._record(message, Status.STARTED, info)
             begun_at = _now()
-        stranded = partial(self._give_an_end, message)
+        stranded = partial(self._see_to, message)
         Execution(message.task_id, info, begun_at, stranded=stranded).enter()
         return message
 
@@ -143,22 +152,31 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         elif self._record_queued or self._record_started:
             await self._discard(message, info)
 
-    def _give_an_end(self, message: TaskiqMessage, execution: Execution, error: Exception) -> None:
-        """Store a FAILURE for a task that taskiq has dropped, unless it is sent once more.
+    def _see_to(
+        self, message: TaskiqMessage, execution: Execution, error: BaseException | None
+    ) -> None:
+        """Store a FAILURE for a task that taskiq has dropped, unless it runs once more.
 
-        taskiq drops it where a dependency fails while it is closed, or another middleware raises.
+        taskiq drops it where a dependency fails while it is closed, another middleware raises, or
+        somebody cancels it then.
         """
         result = execution.result
-        is_sent_again = (
-            (result is not None and isinstance(result.error, NoResultError))
+        has_no_result = result is not None and isinstance(result.error, NoResultError)
+        if error is None:
+            return
+        runs_again = (
+            has_no_result
             or self._is_requeued(message, execution)
-            or _was_not_acknowledged(error)
+            or _was_not_acknowledged(execution, error)
         )
-        if is_sent_again:
+        if runs_again:
             return
         execution.error = error
         execution.end()
-        task = asyncio.get_running_loop().create_task(self._record_end(execution))
+        self._begin(self._record_end(execution))
+
+    def _begin(self, end: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(end)
         self._ends.add(task)
         task.add_done_callback(self._ends.discard)
 
@@ -241,10 +259,16 @@ class TaskInfoMiddleware(TaskiqMiddleware):
             logger.exception("The state of task %s is not taken back.", message.task_id)
 
 
-def _was_not_acknowledged(error: Exception) -> bool:
-    """Whether it came from acknowledging the message, which the broker then sends once more."""
+def _was_not_acknowledged(execution: Execution, error: BaseException) -> bool:
+    """Whether the broker will deliver the message once more.
+
+    A task that was stopped before its message was acknowledged never will acknowledge it.
+    """
     frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_code is AckController.ack.__code__ for frame, _ in frames)
+    if any(frame.f_code is AckController.ack.__code__ for frame, _ in frames):
+        return True
+    acks = execution.acks
+    return acks is not None and acks.is_ackable and not acks.is_acked and execution.was_stopped
 
 
 def _now() -> datetime:

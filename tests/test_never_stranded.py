@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 from psycopg import sql
-from road import PROMPTLY, HeldBroker, PickleFormatter, finished
+from road import PROMPTLY, HeldBroker, PickleFormatter, eventually, finished
 from taskiq import (
+    AckableMessage,
     Context,
     InMemoryBroker,
     SimpleRetryMiddleware,
@@ -27,12 +28,14 @@ from taskiq.exceptions import SendTaskError
 from taskiq.receiver import Receiver
 
 from taskiq_pg_json import (
+    JsonbResultBackend,
     JsonSerializer,
     ResultEncodeError,
     ResultStore,
     Status,
     TaskInfoMiddleware,
 )
+from taskiq_pg_json import middleware as middleware_module
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
 pytestmark = pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
@@ -656,6 +659,162 @@ async def test_another_middleware_that_raises_ends_the_task(start_broker, backen
     assert str(result.error) == f"no {hook}"
 
 
+def _closing(error):
+    """A dependency that raises this while it is closed."""
+
+    async def session():
+        yield "session"
+        raise error
+
+    return session
+
+
+NO_EXCEPTIONS = [asyncio.CancelledError("gone"), PanicError("gone")]
+
+
+@pytest.mark.parametrize("error", NO_EXCEPTIONS, ids=repr)
+async def test_what_a_dependency_raises_on_its_way_out_may_be_no_exception(
+    start_broker, backend, error
+):
+    middleware = TaskInfoMiddleware(record_started=True)
+    broker = await start_broker(InMemoryBroker(), backend, middleware)
+
+    @broker.task
+    async def load(session: str = TaskiqDepends(_closing(error))):
+        return session
+
+    result = await (await load.kiq()).wait_result(**PROMPTLY)
+    assert result.is_err
+    assert type(result.error).__name__ == type(error).__name__
+    assert "gone" in str(result.error)
+
+
+async def test_another_middleware_that_raises_a_cancellation_ends_the_task(
+    start_broker, backend, history
+):
+    class Cancels(TaskiqMiddleware):
+        async def post_execute(self, _message, _result):
+            raise asyncio.CancelledError
+
+    broker = await start_broker(InMemoryBroker(), backend, TaskInfoMiddleware(), Cancels())
+
+    @broker.task
+    async def work():
+        return 1
+
+    task = await work.kiq()
+    result = await task.wait_result(**PROMPTLY)
+    assert type(result.error) is asyncio.CancelledError
+    assert "was cancelled" in str(result.error)
+    (only,) = history()
+    assert "in post_execute" in only["error"]["traceback"]
+
+
+@pytest.fixture
+async def slow_closing(start_broker, backend):
+    """Runs a task and cancels it while a dependency closes: ``await slow_closing(message)``."""
+    broker = await start_broker(HeldBroker(), backend, TaskInfoMiddleware())
+    closes = asyncio.Event()
+
+    async def session():
+        yield "session"
+        closes.set()
+        await asyncio.Event().wait()
+
+    @broker.task
+    async def load(session: str = TaskiqDepends(session)):
+        return session
+
+    async def run(delivered, **labels):
+        task = await load.kicker().with_labels(**labels).kiq()
+        message = delivered(broker.held.popleft().message)
+        running = asyncio.create_task(broker.receiver.callback(message))
+        await closes.wait()
+        running.cancel()
+        await asyncio.wait([running])
+        return task
+
+    return run
+
+
+def _to_acknowledge(message):
+    return AckableMessage(data=message, ack=lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("delivered", "labels"),
+    [(bytes, {}), (_to_acknowledge, {"ack_type": "when_received"})],
+    ids=["not to be acknowledged", "acknowledged"],
+)
+async def test_a_task_that_is_cancelled_while_a_dependency_closes_has_an_end(
+    slow_closing, delivered, labels
+):
+    task = await slow_closing(delivered, **labels)
+    result = await task.wait_result(**PROMPTLY)
+    assert type(result.error) is asyncio.CancelledError
+    assert "was cancelled" in str(result.error)
+
+
+async def test_a_task_that_is_cancelled_before_it_is_acknowledged_has_no_end_yet(
+    slow_closing, statuses
+):
+    await slow_closing(_to_acknowledge)
+    await asyncio.sleep(0.3)
+    assert statuses() == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio does not tell before Python 3.11")
+async def test_a_cancellation_that_a_dependency_raises_ends_a_task_that_is_not_acknowledged(
+    start_broker, backend
+):
+    broker = await start_broker(HeldBroker(), backend, TaskInfoMiddleware())
+
+    @broker.task
+    async def load(session: str = TaskiqDepends(_closing(asyncio.CancelledError("gone")))):
+        return session
+
+    task = await load.kiq()
+    message = _to_acknowledge(broker.held.popleft().message)
+    await asyncio.wait([asyncio.create_task(broker.receiver.callback(message))])
+    assert str((await task.wait_result(**PROMPTLY)).error) == "gone"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("delivered", [bytes, _to_acknowledge])
+def test_a_task_that_ends_the_process_has_an_end_unless_it_is_delivered_once_more(
+    dsn, table_name, delivered, error
+):
+    """As in taskiq's worker, whose loop runs again for the shutdown."""
+    loop = asyncio.new_event_loop()
+    backend = JsonbResultBackend(dsn, table_name=table_name)
+    broker = HeldBroker().with_result_backend(backend).with_middlewares(TaskInfoMiddleware())
+
+    @broker.task
+    async def load(session: str = TaskiqDepends(_closing(error))):
+        return session
+
+    async def work():
+        await broker.startup()
+        await load.kicker().with_task_id("id").kiq()
+        message = delivered(broker.held.popleft().message)
+        running = asyncio.create_task(broker.receiver.callback(message))
+        await asyncio.sleep(PROMPTLY["timeout"])
+        assert not running
+
+    async def look():
+        async with ResultStore(dsn, table_name=table_name) as store:
+            return [record.status for record in (await store.search()).items]
+
+    working = loop.create_task(work())
+    with pytest.raises(type(error)):
+        loop.run_until_complete(working)
+    working.cancel()
+    loop.run_until_complete(broker.shutdown())
+    found = loop.run_until_complete(look())
+    loop.close()
+    assert found == ([Status.FAILURE] if delivered is bytes else [])
+
+
 class _Subclass(Receiver):
     async def callback(self, message, raise_err=False):
         await super().callback(message, raise_err)
@@ -740,6 +899,64 @@ async def test_shutdown_waits_for_the_ends_that_are_being_stored(
     await asyncio.sleep(0)  # until others hear of it
     await middleware.shutdown()
     assert (await backend.store.get("id")).status is Status.FAILURE
+
+
+async def test_shutdown_waits_for_ends_that_come_while_it_waits(start_broker, backend, monkeypatch):
+    middleware = TaskInfoMiddleware()
+    broker = await start_broker(InMemoryBroker(), backend, middleware)
+    set_result = ResultStore.set_result
+    last = asyncio.Event()
+
+    async def slowly(self, task_id, outcome):
+        await asyncio.sleep(0.2)
+        last.set()
+        await asyncio.sleep(0.1)
+        await set_result(self, task_id, outcome)
+
+    monkeypatch.setattr(ResultStore, "set_result", slowly)
+
+    async def session():
+        yield "session"
+        await last.wait()
+        raise ConnectionError("COMMIT failed")
+
+    @broker.task
+    async def load(session: str = TaskiqDepends(_session)):
+        return session
+
+    @broker.task
+    async def load_long(session: str = TaskiqDepends(session)):
+        return session
+
+    await load_long.kicker().with_task_id("second").kiq()
+    await load.kicker().with_task_id("first").kiq()
+    await eventually(lambda: middleware._ends)
+    await middleware.shutdown()
+    ended = await backend.store.get_many(["first", "second"])
+    assert {record.status for record in ended.values()} == {Status.FAILURE}
+    assert len(ended) == 2
+
+
+async def test_shutdown_does_not_wait_for_ends_without_end(start_broker, backend, monkeypatch):
+    monkeypatch.setattr(middleware_module, "_LONGEST_SHUTDOWN", 0.3)
+    middleware = TaskInfoMiddleware()
+    broker = await start_broker(InMemoryBroker(), backend, middleware)
+
+    @broker.task
+    async def load(session: str = TaskiqDepends(_session)):
+        return session
+
+    async def go_on(*_):
+        await asyncio.sleep(0.05)
+        await load.kiq()
+        await asyncio.sleep(0.05)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ResultStore, "set_result", go_on)
+        await load.kiq()
+        await eventually(lambda: middleware._ends)
+        await asyncio.wait_for(middleware.shutdown(), 10)
+        assert middleware._ends
 
 
 async def test_a_task_that_is_sent_once_more_has_no_end_yet(start_broker, backend, statuses):
