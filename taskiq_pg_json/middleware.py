@@ -143,6 +143,9 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         if not isinstance(result.error, NoResultError):
             return
         execution.leave()
+        await self._record_no_result(message, execution)
+
+    async def _record_no_result(self, message: TaskiqMessage, execution: Execution) -> None:
         info = execution.info
         if execution.error is not None:
             await self._record(message, Status.RETRY, info, execution.error)
@@ -163,6 +166,8 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         result = execution.result
         has_no_result = result is not None and isinstance(result.error, NoResultError)
         if error is None:
+            if has_no_result:  # by another middleware, after this one was asked
+                self._begin(self._record_no_result(message, execution))
             return
         runs_again = (
             has_no_result

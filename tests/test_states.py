@@ -13,6 +13,7 @@ from taskiq import (
     SimpleRetryMiddleware,
     SmartRetryMiddleware,
     TaskiqDepends,
+    TaskiqMiddleware,
 )
 from taskiq.exceptions import NoResultError, TaskRejectedError
 
@@ -426,6 +427,25 @@ class TestTasksWithoutAResult:
         assert result.is_err
         assert type(result.error) is TaskRejectedError
         assert (await backend.store.get(task.task_id)).status == Status.FAILURE
+
+    async def test_a_result_that_another_middleware_takes_away_leaves_none(
+        self, start_broker, backend, options, order
+    ):
+        class Silences(TaskiqMiddleware):
+            def post_execute(self, _message, result):
+                result.error = NoResultError()
+
+        ours = TaskInfoMiddleware(**options)
+        broker = await start_broker(InMemoryBroker(), backend, *order(ours, Silences()))
+
+        @broker.task
+        async def work():
+            return 1
+
+        await work.kiq()
+        await broker.wait_all()
+        await ours.shutdown()
+        assert not (await backend.store.search()).items
 
     async def test_a_task_after_one_without_a_result_is_told_of_rightly(self, broker, backend):
         @broker.task("silent")
