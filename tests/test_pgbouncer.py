@@ -17,7 +17,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
-from taskiq_pg_json import Outcome, Progress, ResultStore
+from taskiq_pg_json import Outcome, Progress, ResultStore, WaitTimeoutError
 from taskiq_pg_json.store import listen
 from taskiq_pg_json.store.retrying import is_transient
 
@@ -154,6 +154,23 @@ async def test_waiting_works_where_notifications_may_not_arrive(store):
     finishing = asyncio.create_task(finish())
     assert len(await store.wait(ids, timeout=20)) == 5
     await finishing
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.5])
+async def test_no_listen_is_left_behind_on_the_servers_of_a_pooler(
+    dsn, table_name, connect, monkeypatch, seconds
+):
+    monkeypatch.setattr(listen, "_PROBE_TIMEOUT", 0.5)
+    with pooler(dsn) as pooled:
+        async with ResultStore(pooled, table_name=table_name) as store:
+            with pytest.raises(WaitTimeoutError):
+                await store.wait(["id"], timeout=seconds)
+            listener = store._listener
+        assert not listener._hearing.is_set()
+        others = [await connect(pooled, autocommit=False) for _ in range(3)]
+        for other in others:  # each holds a server of its own
+            cursor = await other.execute("SELECT * FROM pg_listening_channels()")
+            assert await cursor.fetchall() == []
 
 
 async def test_searching_works_through_a_transaction_pooler(store):

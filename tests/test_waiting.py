@@ -511,6 +511,55 @@ async def test_polling_takes_over_where_notifications_do_not_arrive(
     assert caplog.text.count("Notifications do not arrive") == 1
 
 
+@pytest.fixture
+async def trying_store(dsn, table_name, monkeypatch):
+    """A store that counts how often it tries to listen."""
+    monkeypatch.setattr(listen, "_PROBE_TIMEOUT", 0.1)
+    async with ResultStore(dsn, table_name=table_name) as store:
+        connect, store.tries = store._connections.connect, 0
+
+        async def connect_once_more():
+            store.tries += 1
+            return await connect()
+
+        monkeypatch.setattr(store._connections, "connect", connect_once_more)
+        yield store
+
+
+NOTHING_HEARD = {
+    "Notifications do not arrive": "SELECT 1",
+    "A standby sends no": "DO $$BEGIN RAISE 'in recovery' USING ERRCODE = '25006'; END$$",
+}
+
+
+@pytest.mark.parametrize(("said", "statement"), NOTHING_HEARD.items())
+async def test_notifications_take_over_where_they_arrive_after_all(
+    trying_store, monkeypatch, caplog, said, statement
+):
+    monkeypatch.setattr(listen, "_DEAF_PAUSE", 0.1)
+    monkeypatch.setattr(listen, "SAFETY_POLL", NEVER)
+    store, listener = trying_store, trying_store._listener
+    statements, listener._statements = listener._statements, [sql.SQL(statement)]
+    waiting = asyncio.create_task(store.wait(["first", "second"], timeout=60))
+    await eventually(lambda: store.tries > 3)
+    await store.set_result("first", Outcome())
+    assert listener.poll_interval == listen.POLL
+    assert caplog.text.count(said) == len(caplog.records) == 1
+    listener._statements = statements
+    await asyncio.wait_for(listener._hearing.wait(), 10)
+    await store.set_result("second", Outcome())
+    assert len(await waiting) == 2
+
+
+@pytest.mark.parametrize("statement", NOTHING_HEARD.values())
+async def test_it_is_not_tried_at_once_to_listen_where_nothing_was_heard(trying_store, statement):
+    trying_store._listener._statements = [sql.SQL(statement)]
+    for _ in range(3):
+        with pytest.raises(WaitTimeoutError):
+            await trying_store.wait(["id"], timeout=0.7)
+    assert trying_store.tries == 1
+
+
 def test_many_who_wait_for_one_task_leave_at_once():
     store = ResultStore(notify=False)
     subscriptions = [store._listener.subscribed(("id",)) for _ in range(30_000)]
@@ -521,6 +570,25 @@ def test_many_who_wait_for_one_task_leave_at_once():
         subscription.__exit__()
     assert time.monotonic() - began < 1
     assert not store._listener._subscribers
+
+
+@pytest.mark.parametrize("probe_timeout", [0.1, NEVER], ids=["in time", "shut down before"])
+async def test_a_listen_is_undone_where_nothing_was_heard(trying_store, monkeypatch, probe_timeout):
+    monkeypatch.setattr(listen, "_PROBE_TIMEOUT", probe_timeout)
+    listener = trying_store._listener
+    listener._ended_channel = "nobody"
+    unlisten, left = listener._unlisten, []
+
+    async def look_then(connection):
+        await unlisten(connection)
+        cursor = await connection.execute("SELECT * FROM pg_listening_channels()")
+        left.append(await cursor.fetchall())
+
+    monkeypatch.setattr(listener, "_unlisten", look_then)
+    with pytest.raises(WaitTimeoutError):
+        await trying_store.wait(["id"], timeout=0.7)
+    await trying_store.shutdown()
+    assert left == [[]]
 
 
 async def test_a_store_without_notify_sends_none(dsn, table_name, connect):

@@ -10,3 +10,15 @@ LISTEN {channel_ended};
 -- listen_progress --
 -- Be told which tasks have progressed.
 LISTEN {channel_progressed};
+
+-- unlisten_results --
+-- Leave no server of a pooler behind that tells others which tasks have ended.
+UNLISTEN {channel_ended};
+
+-- unlisten_progress --
+-- Nor which have progressed.
+UNLISTEN {channel_progressed};
+
+-- server_pid --
+-- Which process of the server answers: behind a pooler it may be another one each time.
+SELECT pg_backend_pid();

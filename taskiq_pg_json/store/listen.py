@@ -29,6 +29,9 @@ SAFETY_POLL = 5.0  # seconds between looks where notifications arrive
 POLL = 0.1  # seconds between looks where they do not
 _PROBE_TIMEOUT = 2.0  # seconds
 _RECONNECT = 1.0  # seconds
+_DEAF_PAUSE = 60.0  # seconds until it is tried again where nothing could be heard
+_UNLISTEN_TIMEOUT = 1.0  # seconds
+_POOLER_LOOKS = 10
 
 _PROBE = "?"
 """How a notification begins with which a listener finds out whether it hears anything."""
@@ -115,8 +118,8 @@ class Listener:
     """Opens its connection when first asked, and again whenever it is lost.
 
     When it hears, it looks once for all who have subscribed by then, so that nothing told meanwhile
-    is missed. Where notifications do not arrive, as behind a pooler in transaction mode,
-    subscribers poll.
+    is missed. Where notifications do not arrive, as behind a pooler in transaction mode or from a
+    standby, subscribers poll, and it tries again now and then.
 
     Args:
         connections: where it connects to.
@@ -139,6 +142,11 @@ class Listener:
         self._statements = [
             names.bind(queries()[name]) for name in ("listen_results", "listen_progress")
         ]
+        self._farewells = [
+            names.bind(queries()[name]) for name in ("unlisten_results", "unlisten_progress")
+        ]
+        self._pid = names.bind(queries()["server_pid"])
+        self._pid_apart = names.statement(queries()["server_pid"])
         self._notify = names.statement(queries()["notify"])
         self._ended_channel = names.channel("ended")
         self._subscribers: Subscribers = {}
@@ -147,6 +155,7 @@ class Listener:
         self._looks: set[asyncio.Task[None]] = set()
         self._probe = ""
         self._hearing = asyncio.Event()
+        self._has_said = False
 
     @property
     def poll_interval(self) -> float:
@@ -177,46 +186,83 @@ class Listener:
 
     async def _listen(self) -> None:
         while True:
+            pause = _RECONNECT
             try:
                 connection = await self._connections.connect()
                 async with connection:
                     if not await self._listen_on(connection):
-                        return
+                        pause = _DEAF_PAUSE
             except psycopg.errors.ReadOnlySqlTransaction:
-                logger.warning("A standby sends no notifications: results are polled for.")
-                return
+                self._say_once("A standby sends no notifications: until it is none any more,")
+                pause = _DEAF_PAUSE
             except Exception as error:  # noqa: BLE001 - of the server, or of the dsn's callable
                 logger.warning("The listening connection was lost, opening it again: %s", error)
             self._hearing.clear()
             _tell(self._subscribers, self._subscribers)
-            await asyncio.sleep(_RECONNECT)
+            await asyncio.sleep(pause)
 
     async def _listen_on(self, connection: Connection) -> bool:
         """Hear until the connection is lost; False if it turns out that nothing can be heard."""
-        for statement in self._statements:
-            await PlainCursor(connection).execute(statement)
-        self._probe = _PROBE + secrets.token_hex(8)
-        await self._connections.execute(
-            self._notify, {"channel": self._ended_channel, "payloads": [self._probe]}
-        )
-        async for notification in connection.notifies(timeout=_PROBE_TIMEOUT):
-            self._hear(notification)
-        if not self._hearing.is_set():
-            logger.warning(
-                "Notifications do not arrive here, as behind PgBouncer in transaction mode: "
-                "results are polled for every %g s. notify=False says so from the start.",
-                POLL,
+        if await self._shares_server(connection) or not await self._begins_to_hear(connection):
+            self._say_once(
+                "Notifications do not arrive here, as behind PgBouncer in transaction mode or from "
+                "a slow server (notify=False says so from the start): until they do,"
             )
             return False
         async for notification in connection.notifies():
             self._hear(notification)
         return True
 
+    async def _shares_server(self, connection: Connection) -> bool:
+        """Whether a pooler is seen to give the connection's server to others meanwhile.
+
+        A LISTEN would only be heard by them.
+        """
+        for _ in range(_POOLER_LOOKS):
+            cursor = await PlainCursor(connection).execute(self._pid)
+            rows = await cursor.fetchall()
+            if rows == [(connection.info.backend_pid,)]:  # no pooler is there
+                return False
+            if rows == await self._connections.execute(self._pid_apart, {}):
+                return True
+        return False
+
+    async def _begins_to_hear(self, connection: Connection) -> bool:
+        """Listen, and find out whether anything is heard."""
+        for statement in self._statements:
+            await PlainCursor(connection).execute(statement)
+        self._probe = _PROBE + secrets.token_hex(8)
+        try:
+            await self._connections.execute(
+                self._notify, {"channel": self._ended_channel, "payloads": [self._probe]}
+            )
+            async for notification in connection.notifies(timeout=_PROBE_TIMEOUT):
+                self._hear(notification)
+        finally:
+            if not self._hearing.is_set():
+                await self._unlisten(connection)
+        return self._hearing.is_set()
+
+    async def _unlisten(self, connection: Connection) -> None:
+        """Undo the LISTEN: the server may be a pooler's, which gives it to others."""
+        with suppress(psycopg.Error, asyncio.TimeoutError):
+            for statement in self._farewells:
+                await asyncio.wait_for(
+                    PlainCursor(connection).execute(statement), _UNLISTEN_TIMEOUT
+                )
+
+    def _say_once(self, why: str) -> None:
+        """Say why nothing is heard, unless that has been said since something was."""
+        if not self._has_said:
+            logger.warning("%s results are polled for every %g s.", why, POLL)
+        self._has_said = True
+
     def _hear(self, notification: psycopg.Notify) -> None:
         payload = notification.payload
         if payload.startswith(_PROBE):
             if payload == self._probe:  # and not another process's
                 self._hearing.set()
+                self._has_said = False
                 look = asyncio.get_running_loop().create_task(self._look_for_all())
                 self._looks.add(look)
                 look.add_done_callback(self._looks.discard)
