@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
 from taskiq_pg_json.errors import WaitTimeoutError
+from taskiq_pg_json.store.hurry import SlowError, given_up_after
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -55,12 +55,11 @@ class Waiter:
 
     async def _look(self, task_ids: list[str], deadline: float | None) -> set[str]:
         """Return those that have ended; none where the server does not answer in time."""
-        look = self._ended_among(task_ids)
-        if deadline is None:
-            return await look
+        left = None if deadline is None else max(_LOOK, deadline - time.monotonic())
         try:
-            return await asyncio.wait_for(look, max(_LOOK, deadline - time.monotonic()))
-        except asyncio.TimeoutError:
+            with given_up_after(left):
+                return await self._ended_among(task_ids)
+        except SlowError:
             return set()
 
     async def _ended_among(self, task_ids: list[str]) -> set[str]:
