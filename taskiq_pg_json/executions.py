@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from taskiq import TaskiqResult
-    from taskiq.acks import AckController
 
     from taskiq_pg_json.records import TaskInfo
 
@@ -41,7 +40,6 @@ class Execution:
         stranded: is called with it and the error, if any, of a runner that ended before it was
             left.
         result: what taskiq makes of it, once that is known.
-        acks: acknowledge its message, where the runner is its own.
     """
 
     task_id: str
@@ -53,7 +51,6 @@ class Execution:
     outer: Execution | None = None
     stranded: Callable[[Execution, BaseException | None], None] | None = None
     result: TaskiqResult[Any] | None = None
-    acks: AckController | None = None
 
     def enter(self) -> None:
         """Make this the innermost execution of the running asyncio task."""
@@ -61,10 +58,7 @@ class Execution:
         # A task that this one merely spawned inherits the variable, and must not keep it alive.
         self.outer = outer if outer is not None and outer.runner is self.runner else None
         _current.set(self)
-        if self.runner is None or self.stranded is None:
-            return
-        if (frame := _frame_of_receiver(self.runner)) is not None:
-            self.acks = frame.f_locals.get("ack_controller")
+        if self.runner is not None and self.stranded is not None and _is_receivers(self.runner):
             self.runner.add_done_callback(self._runner_ended)
 
     def leave(self) -> None:
@@ -96,21 +90,22 @@ class Execution:
         self.info.finished_at = self.begun_at + timedelta(seconds=seconds)
 
 
-def _frame_of_receiver(runner: asyncio.Task[object]) -> FrameType | None:
-    """Return the frame of taskiq's callback, if the asyncio task was made for its message alone.
+def _is_receivers(runner: asyncio.Task[object]) -> bool:
+    """Whether the asyncio task was made for taskiq's callback, or for what wraps it, alone.
 
-    None in a sender's task, which goes on. A callback may be wrapped: whatever the task runs has
-    been given the message.
+    A sender's task goes on. Whatever wraps a callback has been given the message.
     """
-    root: FrameType | None = getattr(runner.get_coro(), "cr_frame", None)
-    if root is None or root.f_code is Receiver.callback.__code__:
-        return root
-    frame = inspect.currentframe()
+    coroutine = runner.get_coro()
+    if getattr(coroutine, "cr_code", None) is Receiver.callback.__code__:
+        return True  # without a look at its frame, which would have to be made
+    root: FrameType | None = getattr(coroutine, "cr_frame", None)
+    frame = None if root is None else inspect.currentframe()
     while frame is not None and not isinstance(frame.f_locals.get("self"), Receiver):
         frame = frame.f_back if frame is not root else None
     message = None if frame is None else frame.f_locals.get("message")
-    is_given = message is not None and any(value is message for value in _given_to(root))
-    return frame if is_given else None
+    if root is None or message is None:
+        return False
+    return any(value is message for value in _given_to(root))
 
 
 def _given_to(frame: FrameType) -> Iterator[object]:

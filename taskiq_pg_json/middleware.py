@@ -269,10 +269,11 @@ def _was_not_acknowledged(execution: Execution, error: BaseException) -> bool:
 
     A task that was stopped before its message was acknowledged never will acknowledge it.
     """
-    frames = traceback.walk_tb(error.__traceback__)
-    if any(frame.f_code is AckController.ack.__code__ for frame, _ in frames):
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(frame.f_code is AckController.ack.__code__ for frame in frames):
         return True
-    acks = execution.acks
+    held = [frame.f_locals.get("ack_controller") for frame in frames]
+    acks = next((acks for acks in held if isinstance(acks, AckController)), None)
     return acks is not None and acks.is_ackable and not acks.is_acked and execution.was_stopped
 
 

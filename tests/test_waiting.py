@@ -645,10 +645,12 @@ async def test_long_polling_gives_up_after_its_time(dsn, table_name):
     await backend.shutdown()
 
 
-async def test_long_polling_gives_up_though_the_server_is_silent(store, monkeypatch):
-    monkeypatch.setattr(store._reader.ready, "submit", never)
+async def test_long_polling_gives_up_though_the_server_falls_silent(deaf_store, monkeypatch):
+    waiting = asyncio.create_task(deaf_store.is_ready("none", timeout=1))
+    await asyncio.sleep(0.2)
+    monkeypatch.setattr(deaf_store._reader.ready, "submit", never)
     began = time.monotonic()
-    assert not await asyncio.wait_for(store.is_ready("none", timeout=0.2), 10)
+    assert not await asyncio.wait_for(waiting, 10)
     assert time.monotonic() - began < 5
 
 
