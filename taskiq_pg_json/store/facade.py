@@ -11,7 +11,7 @@ from taskiq_pg_json.records import Outcome, Status
 from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
 from taskiq_pg_json.store.apart import ConnectionsApart
-from taskiq_pg_json.store.arguments import checked_ttl
+from taskiq_pg_json.store.arguments import checked_seconds, checked_ttl
 from taskiq_pg_json.store.connections import Connections
 from taskiq_pg_json.store.listen import Listener
 from taskiq_pg_json.store.reads import Heavy, Reader
@@ -40,6 +40,9 @@ Migrate = Literal["auto", "verify", "off"]
 _WRITE_LANES = 2
 _READ_LANES = 2
 """Statements of one kind under way at once; one more gained nothing on two cores."""
+
+_LEAST_PATIENCE = 3.0
+"""Seconds that a shutdown gives what it writes, however short the writes' own time is."""
 
 
 class ResultStore(Searchable):
@@ -95,7 +98,7 @@ class ResultStore(Searchable):
         self._migrate: Migrate = migrate
         self._notify = notify
         self._ttl = checked_ttl(result_ttl)
-        self._write_timeout = write_timeout
+        self._patience = max(_LEAST_PATIENCE, checked_seconds("write_timeout", write_timeout))
         self._schema = Schema(self.names, indexes)
         self._coming_or_going = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -158,8 +161,9 @@ class ResultStore(Searchable):
     async def shutdown(self) -> None:
         """Write all that was accepted and close the pool, unless it was lent.
 
-        Results that come meanwhile are stored too. What cannot be written for ``write_timeout``
-        seconds is given up, and whoever waits for it is told by a ``WriteTimeoutError``.
+        Results that come meanwhile are stored too. What gets no further for ``write_timeout``
+        seconds, three at least, is given up, and whoever waits for it is told by a
+        ``WriteTimeoutError``.
 
         Raises:
             NotStartedError: it is started in another event loop, which has not been closed.
@@ -167,8 +171,8 @@ class ResultStore(Searchable):
         self._leave_other_loop()
         async with self._coming_or_going:
             try:
-                await self._writer.close(self._write_timeout)
-                await self._reader.close(self._write_timeout)
+                await self._writer.close(self._patience)
+                await self._reader.close(self._patience)
             finally:  # cancelled, it must not stay half open
                 await self._listener.close()
                 await self._connections.close()
@@ -376,10 +380,10 @@ class ResultStore(Searchable):
         not for ever, as from a loop that goes on.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._write_timeout
+        until = loop.time() + self._patience
         while self._late is not None and self._late[0] is loop and loop.time() < until:
             (_, writer), self._late = self._late, None
-            await writer.close(self._write_timeout)
+            await writer.close(self._patience)
 
     async def _store_less(
         self, writer: Writer, task_id: str, outcome: Outcome, reason: Exception
