@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import psycopg
 import psycopg_pool
@@ -38,6 +38,17 @@ BEGIN
 END $$;
 CREATE TRIGGER watch AFTER INSERT OR UPDATE ON {table}
 FOR EACH ROW EXECUTE FUNCTION {history}();
+"""
+
+_REFUSE = """
+CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $refuse$
+BEGIN
+    IF {condition} THEN
+        RAISE EXCEPTION 'not now' USING ERRCODE = {code};
+    END IF;
+    RETURN NEW;
+END $refuse$;
+CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {name}();
 """
 
 _DROP_TABLES = """
@@ -111,6 +122,25 @@ def schema_name(admin):
     admin.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
     yield name
     admin.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def refusing(admin, table_name):
+    """Has the server refuse rows for the time of a block: ``async with refusing(code)``."""
+
+    @asynccontextmanager
+    async def refuse(code, condition="true"):
+        names = {
+            "name": sql.Identifier(f"{table_name}_refuse"),
+            "table": sql.Identifier(table_name),
+        }
+        admin.execute(
+            sql.SQL(_REFUSE).format(code=sql.Literal(code), condition=sql.SQL(condition), **names)
+        )
+        yield
+        admin.execute(sql.SQL("DROP FUNCTION {name} CASCADE").format(**names))
+
+    return refuse
 
 
 @pytest.fixture

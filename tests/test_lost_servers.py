@@ -52,37 +52,6 @@ def lock(connect, table_name):
     return locked
 
 
-_REFUSE = """
-CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $refuse$
-BEGIN
-    IF {condition} THEN
-        RAISE EXCEPTION 'not now' USING ERRCODE = {code};
-    END IF;
-    RETURN NEW;
-END $refuse$;
-CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {name}();
-"""
-
-
-@pytest.fixture
-def refusing(admin, table_name):
-    """Has the server refuse rows for the time of a block: ``async with refusing(code)``."""
-
-    @asynccontextmanager
-    async def refuse(code, condition="true"):
-        names = {
-            "name": sql.Identifier(f"{table_name}_refuse"),
-            "table": sql.Identifier(table_name),
-        }
-        admin.execute(
-            sql.SQL(_REFUSE).format(code=sql.Literal(code), condition=sql.SQL(condition), **names)
-        )
-        yield
-        admin.execute(sql.SQL("DROP FUNCTION {name} CASCADE").format(**names))
-
-    return refuse
-
-
 @pytest.fixture
 def start_as_writer(start, dsn, admin, table_name):
     """Starts a backend as a role with rights on the table, and gives it with their names."""

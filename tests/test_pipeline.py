@@ -291,16 +291,26 @@ async def test_batches_of_larger_results_and_single_ones_do_not(store, used):
 
 
 @pytest.fixture
-async def locked(store, connect):
-    """Somebody's transaction, which has locked a row: any statement that writes it has to wait."""
-    connection = await connect(autocommit=False)
-    await connection.execute(
-        sql.SQL("SELECT FROM {} WHERE task_id = %s FOR UPDATE").format(
-            sql.Identifier(store.names.table)
-        ),
-        [WARM[10]],
-    )
-    return connection
+def lock(store, connect):
+    """Begins transactions that lock a row, ``await lock(id_)``: who writes it has to wait."""
+
+    async def lock_one(id_):
+        connection = await connect(autocommit=False)
+        await connection.execute(
+            sql.SQL("SELECT FROM {} WHERE task_id = %s FOR UPDATE").format(
+                sql.Identifier(store.names.table)
+            ),
+            [id_],
+        )
+        return connection
+
+    return lock_one
+
+
+@pytest.fixture
+async def locked(lock):
+    """Somebody's transaction, which has locked a row."""
+    return await lock(WARM[10])
 
 
 async def test_a_locked_row_keeps_up_no_others(store, locked, monkeypatch):
@@ -315,13 +325,9 @@ async def test_a_locked_row_keeps_up_no_others(store, locked, monkeypatch):
     assert await store.count() == 450
 
 
-async def test_many_locked_rows_keep_up_no_others(store, connect, monkeypatch):
+async def test_many_locked_rows_keep_up_no_others(store, lock, monkeypatch):
     monkeypatch.setattr(writes, "_SLOW", 0.3)
-    table = sql.Identifier(store.names.table)
-    holders = [await connect(autocommit=False) for _ in range(3)]
-    for number, holder in enumerate(holders):
-        lock = sql.SQL("SELECT FROM {} WHERE task_id = %s FOR UPDATE").format(table)
-        await holder.execute(lock, [WARM[10 * number]])
+    holders = [await lock(WARM[number]) for number in (0, 10, 20)]
     waiting = [asyncio.create_task(store.set_result(id_, Outcome("new"))) for id_ in WARM[:30]]
     await asyncio.wait_for(store_all(store, [f"other-{n}" for n in range(50)]), 10)
     await asyncio.wait_for(asyncio.gather(*waiting[1:10], *waiting[11:20], *waiting[21:]), 10)
@@ -332,14 +338,9 @@ async def test_many_locked_rows_keep_up_no_others(store, connect, monkeypatch):
     assert {(await store.get(id_)).return_value for id_ in WARM[:30]} == {"new"}
 
 
-async def test_a_row_that_stays_locked_does_not_keep_up_the_shutdown(
-    dsn, store, connect, monkeypatch
-):
+async def test_a_row_that_stays_locked_does_not_keep_up_the_shutdown(dsn, store, lock, monkeypatch):
     monkeypatch.setattr(writes, "_SLOW", 0.3)
-    table = sql.Identifier(store.names.table)
-    holder = await connect(autocommit=False)
-    lock = sql.SQL("SELECT FROM {} WHERE task_id = %s FOR UPDATE").format(table)
-    await holder.execute(lock, [WARM[0]])
+    await lock(WARM[0])
     async with ResultStore(dsn, table_name=store.names.table, write_timeout=1) as other:
         writing = [asyncio.create_task(other.set_result(id_, Outcome(1))) for id_ in WARM[:3]]
         await asyncio.sleep(0.1)

@@ -201,90 +201,58 @@ async def test_shutdown_writes_all_that_was_accepted(dsn, table_name):
     assert len(records) == 500
 
 
-REFUSE = """
-CREATE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS $refuse$
-BEGIN
-    IF NEW.return_value = '"bad"' THEN
-        RAISE EXCEPTION 'not this one' USING ERRCODE = '{code}';
-    END IF;
-    RETURN NEW;
-END $refuse$;
-CREATE TRIGGER refuse BEFORE INSERT ON {table}
-FOR EACH ROW EXECUTE FUNCTION {table}_refuse();
-"""
-
-
-OUTAGE = """
-CREATE SEQUENCE {table}_refused;
-CREATE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS $refuse$
-BEGIN
-    IF nextval('{table}_refused') <= 30 THEN
-        RAISE EXCEPTION 'not now' USING ERRCODE = '{code}';
-    END IF;
-    RETURN NEW;
-END $refuse$;
-CREATE TRIGGER refuse BEFORE INSERT ON {table}
-FOR EACH ROW EXECUTE FUNCTION {table}_refuse();
-"""
+BAD = "NEW.return_value = '\"bad\"'"
 
 
 @pytest.mark.parametrize("code", ["42501", "42703", "42P01", "53200"])
 async def test_nothing_is_lost_where_an_outage_ends_while_the_rows_at_fault_are_looked_for(
-    store, admin, table_name, code
+    store, admin, table_name, refusing, code
 ):
-    admin.execute(OUTAGE.format(table=table_name, code=code))
+    admin.execute(f"CREATE SEQUENCE {table_name}_refused")
     ids = new_ids(300)
-    storing = [store.set_result(id_, Outcome(number)) for number, id_ in enumerate(ids)]
-    await asyncio.wait_for(asyncio.gather(*storing), 20)
+    async with refusing(code, f"nextval('{table_name}_refused') <= 30"):
+        storing = [store.set_result(id_, Outcome(number)) for number, id_ in enumerate(ids)]
+        await asyncio.wait_for(asyncio.gather(*storing), 20)
     assert await store.count(status="SUCCESS") == 300
-    admin.execute(f"DROP FUNCTION {table_name}_refuse CASCADE; DROP SEQUENCE {table_name}_refused")
+    admin.execute(f"DROP SEQUENCE {table_name}_refused")
 
 
 @pytest.mark.parametrize("code", ["42501", "42703", "42P01", "53200"])
 async def test_a_row_that_is_refused_as_the_table_may_be_fails_alone_and_at_once(
-    store, admin, table_name, code
+    store, refusing, code
 ):
-    admin.execute(REFUSE.format(table=table_name, code=code))
     ids = new_ids(300)
     values = ["bad" if number == 170 else number for number in range(300)]
     outcomes = dict(zip(ids, map(Outcome, values), strict=True))
-    storing = [store.set_result(id_, outcome) for id_, outcome in outcomes.items()]
-    await asyncio.wait_for(asyncio.gather(*storing), 10)
+    async with refusing(code, BAD):
+        storing = [store.set_result(id_, outcome) for id_, outcome in outcomes.items()]
+        await asyncio.wait_for(asyncio.gather(*storing), 10)
     records = await store.get_many(ids)
-    assert "not this one" in str(records[ids[170]].error)
+    assert "not now" in str(records[ids[170]].error)
     del ids[170], values[170]
     assert [records[id_].return_value for id_ in ids] == values
-    admin.execute(f"DROP FUNCTION {table_name}_refuse CASCADE")
 
 
 @pytest.mark.parametrize("code", ["42501", "53200"])
 async def test_a_row_that_is_refused_as_the_table_may_be_has_an_end_when_it_is_alone(
-    store, admin, table_name, code, monkeypatch
+    store, refusing, code, monkeypatch
 ):
     monkeypatch.setattr(writes, "_WAIT_FOR_TABLE", {code: 0.3})
-    admin.execute(REFUSE.format(table=table_name, code=code))
-    await asyncio.wait_for(store.set_result("id", Outcome("bad")), 10)
-    assert "not this one" in str((await store.get("id")).error)
-    admin.execute(f"DROP FUNCTION {table_name}_refuse CASCADE")
+    async with refusing(code, BAD):
+        await asyncio.wait_for(store.set_result("id", Outcome("bad")), 10)
+    assert "not now" in str((await store.get("id")).error)
 
 
-async def test_a_batch_that_is_too_large_for_the_session_s_limit_is_halved(dsn, table_name, admin):
-    admin_sleeps = REFUSE.replace(
-        "IF NEW.return_value = '\"bad\"' THEN\n"
-        "        RAISE EXCEPTION 'not this one' USING ERRCODE = '{code}';\n"
-        "    END IF;",
-        "PERFORM pg_sleep(0.002);",
-    )
-    async with ResultStore(
-        make_conninfo(dsn, options="-c statement_timeout=100ms"), table_name=table_name
-    ) as store:
-        admin.execute(admin_sleeps.format(table=table_name))
+async def test_a_batch_that_is_too_large_for_the_session_s_limit_is_halved(
+    dsn, table_name, refusing
+):
+    own = make_conninfo(dsn, options="-c statement_timeout=100ms")
+    async with ResultStore(own, table_name=table_name) as store:
         ids = new_ids(300)
-        await asyncio.wait_for(
-            asyncio.gather(*(store.set_result(id_, Outcome(id_)) for id_ in ids)), 20
-        )
+        async with refusing("P0001", "pg_sleep(0.002) IS NULL"):  # which it never is
+            storing = [store.set_result(id_, Outcome(id_)) for id_ in ids]
+            await asyncio.wait_for(asyncio.gather(*storing), 20)
         assert await store.count() == 300
-    admin.execute(f"DROP FUNCTION {table_name}_refuse CASCADE")
 
 
 def attempt(seconds, worker="one"):
