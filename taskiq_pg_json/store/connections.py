@@ -56,6 +56,9 @@ class Connections:
         retry_for: how long, in seconds, a lost connection is tried again.
         pool_kwargs: to the store's own ``AsyncConnectionPool``.
 
+    Attributes:
+        retry_for: as it was given.
+
     Raises:
         ConfigurationError: a dsn that is no connection string, a time that is none, or pool
             arguments that do not exist, cannot work, or come with a pool.
@@ -82,7 +85,7 @@ class Connections:
         check_pool(pool)
         check_pool_arguments(self._given, lent=self._lent)
         self._pool_kwargs = with_defaults(self._given)
-        self._retry_for = checked_seconds("write_timeout", retry_for)
+        self.retry_for = checked_seconds("write_timeout", retry_for)
         timeout = checked_seconds("timeout", self._pool_kwargs.get("timeout", retry_for))
         self._timeout = min(retry_for, timeout)
         if not self._lent:
@@ -305,7 +308,7 @@ class Connections:
         briefly: Mapping[str, float] = NEVER,
     ) -> ResultT:
         return await retry(
-            attempt, seconds=self._retry_for, recover=self._recover, also=also, briefly=briefly
+            attempt, seconds=self.retry_for, recover=self._recover, also=also, briefly=briefly
         )
 
     async def _recover(self, error: psycopg.Error) -> None:
@@ -325,7 +328,9 @@ class Connections:
         task = asyncio.get_running_loop().create_task(look)
         self._recoveries.add(task)
         task.add_done_callback(self._recoveries.discard)
-        await asyncio.wait({task}, timeout=_LONGEST_WAIT)
+        done, _ = await asyncio.wait({task}, timeout=_LONGEST_WAIT)
+        for look_done in done:
+            look_done.result()
 
     async def _probe(self) -> None:
         """Connect once, so that start-up fails with the server's own words.

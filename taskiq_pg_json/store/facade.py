@@ -11,7 +11,7 @@ from taskiq_pg_json.records import Outcome, Status
 from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
 from taskiq_pg_json.store.apart import ConnectionsApart
-from taskiq_pg_json.store.arguments import checked_seconds, checked_ttl
+from taskiq_pg_json.store.arguments import checked_ttl
 from taskiq_pg_json.store.connections import Connections
 from taskiq_pg_json.store.listen import Listener
 from taskiq_pg_json.store.reads import Heavy, Reader
@@ -98,7 +98,6 @@ class ResultStore(Searchable):
         self._migrate: Migrate = migrate
         self._notify = notify
         self._ttl = checked_ttl(result_ttl)
-        self._patience = max(_LEAST_PATIENCE, checked_seconds("write_timeout", write_timeout))
         self._schema = Schema(self.names, indexes)
         self._coming_or_going = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -114,6 +113,7 @@ class ResultStore(Searchable):
         }
         self._connections = Connections(**server)
         self._connections_apart = ConnectionsApart(**server)
+        self._patience = max(_LEAST_PATIENCE, self._connections.retry_for)
         self._connect_batchers()
         self._connections.watch_forks(self._forget_parents)
 
@@ -238,15 +238,11 @@ class ResultStore(Searchable):
         checked = self._checked_id(task_id)
         row = self._rows.result(checked, outcome)
         try:
-            try:
-                check_size(row)
-                await self._writer.results.submit(row)
-            except REFUSALS as error:
-                await self._store_less(self._writer, checked, outcome, error)
+            await self._store(self._writer, row, outcome)
         except NotStartedError:
             if not self._was_started:
                 raise
-            await self._store_late(row, checked, outcome)
+            await self._store(self._late_writer(), row, outcome)
 
     async def record_state(
         self,
@@ -360,18 +356,21 @@ class ResultStore(Searchable):
         async for progress in self._waiter.progress(self._checked_id(task_id)):
             yield progress
 
-    async def _store_late(self, row: ResultRow, task_id: str, outcome: Outcome) -> None:
-        """Store a result after ``shutdown()``, in another event loop, or in a forked process."""
-        late = self._late  # another thread may take its place
-        loop = asyncio.get_running_loop()
-        if late is None or late[0] is not loop:
-            late = self._late = loop, self._new_writer(self._connections_apart)
-        writer = late[1]
+    async def _store(self, writer: Writer, row: ResultRow, outcome: Outcome) -> None:
+        """Store a result, or what the server takes of it."""
         try:
             check_size(row)
             await writer.results.submit(row)
         except REFUSALS as error:
-            await self._store_less(writer, task_id, outcome, error)
+            await self._store_less(writer, row.task_id, outcome, error)
+
+    def _late_writer(self) -> Writer:
+        """What writes after ``shutdown()``, in another event loop, or in a forked process."""
+        late = self._late  # another thread may take its place
+        loop = asyncio.get_running_loop()
+        if late is None or late[0] is not loop:
+            late = self._late = loop, self._new_writer(self._connections_apart)
+        return late[1]
 
     async def _write_late(self) -> None:
         """Write the results that have come while the store was closed.
