@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from taskiq_pg_json.errors import ResultEncodeError
@@ -114,35 +115,55 @@ class RowWriter:
 
     def _column(self, name: str, value: object) -> tuple[bytes | None, Node | None]:
         """The text of a column, and its node; None for text that would be too much to write."""
-        leaves = len(self._leaves)
         cyclic, budget = None, _BUDGET
-        encoder = self._encoder
-        room, again = encoder.room, True
-        while again:
-            encoder.depth, encoder.budget, again = 0, budget, False
-            try:
-                plain, node = _encoded(encoder, name, value)
-                if encoder.room < 0:
-                    return None, node
-                data = dumps(plain)
-                # most text has no backslash at all, and looking for one byte is faster than for six
-                if b"\\" not in data or NUL not in data or _is_storable(data, node, ()):
-                    return data, node
-            except OverBudgetError:
-                if cyclic is None:
-                    cyclic, different = survey(value)
-                    budget = max(_BUDGET, different * _SHARING)
-                    again = not cyclic
-            except Exception:  # noqa: BLE001, S110 - the careful walk finds out, and says where
-                pass
-            encoder.room = room
-            del self._leaves[leaves:]
+        leaves, room = len(self._leaves), self._encoder.room
+        found = None
+        try:
+            found = self._optimistic(name, value, budget)
+        except OverBudgetError:
+            cyclic, budget = _surveyed(value)
+            if not cyclic:
+                self._begin_again(leaves, room)
+                with suppress(OverBudgetError):
+                    found = self._optimistic(name, value, budget)
+        if found is not None:
+            return found
+        self._begin_again(leaves, room)
         try:
             return self._careful(name, value, budget, cyclic)
         except TangledError:
-            del self._leaves[leaves:]
-        cyclic, different = survey(value)
-        return self._careful(name, value, max(_BUDGET, different * _SHARING), cyclic)
+            self._begin_again(leaves, room)
+        cyclic, budget = _surveyed(value)
+        return self._careful(name, value, budget, cyclic)
+
+    def _optimistic(
+        self, name: str, value: object, budget: int
+    ) -> tuple[bytes | None, Node | None] | None:
+        """The same, if no value needs care; None where the careful walk finds out, and says where.
+
+        Raises:
+            OverBudgetError: it has, or shares, more containers.
+        """
+        encoder = self._encoder
+        encoder.depth, encoder.budget = 0, budget
+        try:
+            plain, node = _encoded(encoder, name, value)
+            if encoder.room < 0:
+                return None, node
+            data = dumps(plain)
+            # most text has no backslash at all, and looking for one byte is faster than for six
+            if b"\\" not in data or NUL not in data or _is_storable(data, node, ()):
+                return data, node
+        except OverBudgetError:
+            raise
+        except Exception:  # noqa: BLE001, S110 - the careful walk finds out, and says where
+            pass
+        return None
+
+    def _begin_again(self, leaves: int, room: int) -> None:
+        """Forget what an attempt at a column has pickled, and counted."""
+        del self._leaves[leaves:]
+        self._encoder.room = room
 
     def _careful(
         self, name: str, value: object, budget: int, cyclic: frozenset[int] | None
@@ -202,6 +223,12 @@ class RowWriter:
             path=self._largest,
             type_name="bytes",
         )
+
+
+def _surveyed(value: object) -> tuple[frozenset[int], int]:
+    """Where the cycles of a value close, and the budget that it gets."""
+    cyclic, different = survey(value)
+    return cyclic, max(_BUDGET, different * _SHARING)
 
 
 def _encoded(encoder: Encoder, name: str, value: object) -> Encoded:
