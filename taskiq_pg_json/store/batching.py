@@ -181,7 +181,10 @@ class MicroBatcher(Generic[ItemT, ResultT]):
     async def _submit_in_turn(self, item: ItemT) -> ResultT:
         """Wait for room first."""
         await self._turn()
-        return await self._enqueue(item)
+        self._admitted -= 1
+        future = self._enqueue(item)
+        self._admit()
+        return await future
 
     def _enqueue(self, item: ItemT) -> asyncio.Future[ResultT]:
         future: asyncio.Future[ResultT] = asyncio.Future()  # of the running loop, in one call
@@ -202,8 +205,6 @@ class MicroBatcher(Generic[ItemT, ResultT]):
                 self._admit()
                 self._wake()
             raise
-        self._admitted -= 1
-        self._admit()
 
     def _admit(self) -> None:
         while self._turns and len(self._waiting) + self._admitted < self._max_waiting:
