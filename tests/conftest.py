@@ -9,12 +9,13 @@ import psycopg
 import psycopg_pool
 import pytest
 import servers
+import tables
 from hypothesis import HealthCheck, settings
 from jsonb_roundtrip import JsonbRoundtrip
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from taskiq_pg_json import JsonbResultBackend
+from taskiq_pg_json import JsonbResultBackend, ResultStore
 
 settings.register_profile(
     "fast",
@@ -49,20 +50,6 @@ BEGIN
     RETURN NEW;
 END $refuse$;
 CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {name}();
-"""
-
-_DROP_TABLES = """
-DO $drop$
-DECLARE leftover regclass;
-BEGIN
-    FOR leftover IN
-        SELECT oid::regclass FROM pg_class
-        WHERE relkind IN ('r', 'p') AND starts_with(relname, {name})
-    LOOP
-        EXECUTE format('DROP TABLE %s CASCADE', leftover);
-    END LOOP;
-END
-$drop$
 """
 
 
@@ -107,12 +94,31 @@ async def lend(dsn):
         await pool.close()
 
 
+@pytest.fixture(scope="session")
+def made_tables(admin):
+    """Tables that tests borrow."""
+    return tables.MadeTables(admin, shared_server=servers.DSN_VARIABLE in os.environ)
+
+
 @pytest.fixture
-def table_name(admin):
-    """A name that no other test uses; tables and views of that name are dropped afterwards."""
-    name = f"results_{uuid.uuid4().hex[:12]}"
-    yield name
-    admin.execute(sql.SQL(_DROP_TABLES).format(name=name))
+def made_table(made_tables):
+    """The name of a store's tables that are there and empty: for tests of anything but them."""
+    with made_tables.lent() as name:
+        yield name
+
+
+@pytest.fixture
+def table_name(request, admin):
+    """A name that no other test uses; tables and views of that name are dropped afterwards.
+
+    Where the test also asks for ``made_table``, it is that one's.
+    """
+    if "made_table" in request.fixturenames:
+        yield request.getfixturevalue("made_table")
+    else:
+        name = tables.new_name()
+        yield name
+        tables.drop(admin, name)
 
 
 @pytest.fixture
@@ -225,9 +231,16 @@ async def start(dsn, table_name):
 
 
 @pytest.fixture
-async def backend(start):
+async def backend(start, made_table):
     """A backend on the test's own table."""
-    return await start()
+    return await start(table_name=made_table)
+
+
+@pytest.fixture
+async def store(pool, made_table):
+    """A store on the test's own table."""
+    async with ResultStore(pool=pool, table_name=made_table) as store:
+        yield store
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ STATUS = Path("/proc/self/status")
 
 
 @pytest.fixture
-async def store(dsn, table_name):
-    async with ResultStore(dsn, table_name=table_name) as store:
+async def store(dsn, made_table):
+    async with ResultStore(dsn, table_name=made_table) as store:
         yield store
 
 

@@ -90,9 +90,9 @@ def pooled_dsn(dsn):
 
 
 @pytest.fixture(params=[{}, {"prepare_threshold": None}], ids=["prepared", "unprepared"])
-async def store(request, pooled_dsn, table_name, monkeypatch):
+async def store(request, pooled_dsn, made_table, monkeypatch):
     monkeypatch.setattr(listen, "_PROBE_TIMEOUT", 0.3)
-    async with ResultStore(pooled_dsn, table_name=table_name, kwargs=request.param) as store:
+    async with ResultStore(pooled_dsn, table_name=made_table, kwargs=request.param) as store:
         yield store
 
 

@@ -248,9 +248,9 @@ async def store_all(store, ids, *, at_once=50):
 
 
 @pytest.fixture
-async def store(dsn, table_name):
+async def store(dsn, made_table):
     # Notifications would take a connection now and then, and another would be opened meanwhile.
-    async with ResultStore(dsn, table_name=table_name, notify=False) as store:
+    async with ResultStore(dsn, table_name=made_table, notify=False) as store:
         for _ in range(3):  # after which the statement has been prepared on each connection
             await store_all(store, WARM)
         yield store

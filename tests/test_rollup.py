@@ -81,12 +81,6 @@ questions = st.fixed_dictionaries(
 )
 
 
-@pytest.fixture
-async def store(pool, table_name):
-    async with ResultStore(pool=pool, table_name=table_name) as store:
-        yield store
-
-
 def bound(text, table, **parts):
     name = sql.Identifier(table) if isinstance(table, str) else table
     return sql.SQL(text).format(table=name, **parts)

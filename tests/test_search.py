@@ -26,12 +26,6 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-async def store(pool, table_name):
-    async with ResultStore(pool=pool, table_name=table_name) as store:
-        yield store
-
-
-@pytest.fixture
 async def shop(store):
     """Thirty orders, see ``seeds.orders``."""
     await orders(store)

@@ -10,12 +10,6 @@ ALL_ORDERS = [*ORDERS, *(f"-{order}" for order in ORDERS)]
 
 
 @pytest.fixture
-async def store(pool, table_name):
-    async with ResultStore(pool=pool, table_name=table_name) as store:
-        yield store
-
-
-@pytest.fixture
 async def busy(store):
     """Twelve tasks that have ended, two of them at once, and three that have not."""
     await orders(store, 12)

@@ -16,12 +16,6 @@ FIRST = datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))
 LAST = datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
 
 
-@pytest.fixture
-async def store(pool, table_name):
-    async with ResultStore(pool=pool, table_name=table_name) as store:
-        yield store
-
-
 async def test_stats_are_the_numbers_of_each_task(store):
     for number, seconds in enumerate([1.0, 2.0, 3.0, 4.0]):
         error = ValueError("no") if number == 3 else None

@@ -117,12 +117,6 @@ def task_returning(annotation, name="shop.tasks:order"):
     return broker.task(task_name=name)(function)
 
 
-@pytest.fixture
-async def store(pool, table_name):
-    async with ResultStore(pool=pool, table_name=table_name) as store:
-        yield store
-
-
 def an_order(**changes):
     values = {
         "customer_id": "c1", "count": 3, "total": Decimal("12.50"), "weight": 1.5, "paid": True,

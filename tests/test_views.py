@@ -14,12 +14,6 @@ READER = "tpj_reader"
 
 
 @pytest.fixture
-async def store(pool, table_name):
-    async with ResultStore(pool=pool, table_name=table_name) as store:
-        yield store
-
-
-@pytest.fixture
 def rows(admin, table_name):
     """Returns the rows of a view as dicts."""
 

@@ -19,8 +19,8 @@ WHERE pid <> pg_backend_pid() AND query LIKE %s
 
 
 @pytest.fixture
-async def store(dsn, table_name):
-    async with ResultStore(dsn, table_name=table_name) as store:
+async def store(dsn, made_table):
+    async with ResultStore(dsn, table_name=made_table) as store:
         yield store
 
 
