@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -70,28 +71,32 @@ async def finish(
 
 async def orders(store, count=30):
     """``order-0`` (the newest) to ``order-{count - 1}``, a minute apart; every tenth one failed."""
-    for number in range(count):
-        failed = number % 10 == 9
-        invoice = Invoice(
-            customer_id=f"c{number % 3}",
-            total=Decimal(number) + Decimal("0.50"),
-            created_at=ago(days=number),
-            paid=number % 2 == 0,
-            lines=[Line("A", number), Line("B", 1)],
-        )
-        await finish(
-            store,
-            f"order-{number}",
-            None if failed else invoice,
-            task=["shop:charge", "shop:ship", "shop:mail"][number % 3],
-            error=PaymentError(f"Card {number} was declined") if failed else None,
-            ended=ago(minutes=number),
-            seconds=float(number + 1),
-            worker=f"web:{number % 2}",
-            args=[number, {"retry": number % 4}],
-            kwargs={"dry_run": number % 5 == 0, "at": ago(hours=number)},
-            labels={"tenant": f"t{number % 2}", "queue": "fast"},
-        )
+    await asyncio.gather(*(order(store, number) for number in range(count)))
+
+
+async def order(store, number):
+    """One of them."""
+    failed = number % 10 == 9
+    invoice = Invoice(
+        customer_id=f"c{number % 3}",
+        total=Decimal(number) + Decimal("0.50"),
+        created_at=ago(days=number),
+        paid=number % 2 == 0,
+        lines=[Line("A", number), Line("B", 1)],
+    )
+    await finish(
+        store,
+        f"order-{number}",
+        None if failed else invoice,
+        task=["shop:charge", "shop:ship", "shop:mail"][number % 3],
+        error=PaymentError(f"Card {number} was declined") if failed else None,
+        ended=ago(minutes=number),
+        seconds=float(number + 1),
+        worker=f"web:{number % 2}",
+        args=[number, {"retry": number % 4}],
+        kwargs={"dry_run": number % 5 == 0, "at": ago(hours=number)},
+        labels={"tenant": f"t{number % 2}", "queue": "fast"},
+    )
 
 
 async def unfinished(store):

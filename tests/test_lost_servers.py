@@ -266,11 +266,11 @@ class TestLostServers:
     async def test_connections_that_last_for_less_than_a_pause_are_no_hindrance(
         self, start, dsn, lock
     ):
-        options = "-c idle_session_timeout=500ms -c lock_timeout=100ms"
+        options = "-c idle_session_timeout=100ms -c lock_timeout=50ms"
         backend = await start(make_conninfo(dsn, options=options), write_timeout=20)
         async with lock(""):
             writing = asyncio.create_task(backend.set_result("id", finished(1)))
-            await asyncio.sleep(4)
+            await asyncio.sleep(1)
         await asyncio.wait_for(writing, 10)
         assert (await backend.get_result("id")).return_value == 1
 

@@ -937,7 +937,7 @@ async def test_shutdown_waits_for_ends_that_come_while_it_waits(start_broker, ba
     assert len(ended) == 2
 
 
-async def test_shutdown_does_not_wait_for_ends_without_end(start_broker, backend, monkeypatch):
+async def test_shutdown_does_not_wait_for_ends_without_end(backend, start_broker, monkeypatch):
     monkeypatch.setattr(middleware_module, "_LONGEST_SHUTDOWN", 0.3)
     middleware = TaskInfoMiddleware()
     broker = await start_broker(InMemoryBroker(), backend, middleware)

@@ -30,8 +30,8 @@ NEVER = 3600.0
 
 
 @pytest.fixture(params=[True, False], ids=["notify", "poll"])
-async def store(request, dsn, table_name):
-    async with ResultStore(dsn, table_name=table_name, notify=request.param) as store:
+async def store(request, dsn, made_table):
+    async with ResultStore(dsn, table_name=made_table, notify=request.param) as store:
         yield store
 
 
@@ -512,10 +512,10 @@ async def test_polling_takes_over_where_notifications_do_not_arrive(
 
 
 @pytest.fixture
-async def trying_store(dsn, table_name, monkeypatch):
+async def trying_store(dsn, made_table, monkeypatch):
     """A store that counts how often it tries to listen."""
     monkeypatch.setattr(listen, "_PROBE_TIMEOUT", 0.1)
-    async with ResultStore(dsn, table_name=table_name) as store:
+    async with ResultStore(dsn, table_name=made_table) as store:
         connect, store.tries = store._connections.connect, 0
 
         async def connect_once_more():
@@ -552,11 +552,14 @@ async def test_notifications_take_over_where_they_arrive_after_all(
 
 
 @pytest.mark.parametrize("statement", NOTHING_HEARD.values())
-async def test_it_is_not_tried_at_once_to_listen_where_nothing_was_heard(trying_store, statement):
+async def test_it_is_not_tried_at_once_to_listen_where_nothing_was_heard(
+    trying_store, monkeypatch, statement
+):
+    monkeypatch.setattr(listen, "_RECONNECT", 0.05)
     trying_store._listener._statements = [sql.SQL(statement)]
     for _ in range(3):
         with pytest.raises(WaitTimeoutError):
-            await trying_store.wait(["id"], timeout=0.7)
+            await trying_store.wait(["id"], timeout=0.3)
     assert trying_store.tries == 1
 
 
