@@ -16,7 +16,7 @@ from seeds import finish
 from taskiq import InMemoryBroker
 from typing_extensions import NotRequired, ReadOnly, Required, TypeAliasType, TypedDict
 
-from taskiq_pg_json import ConfigurationError, ForeignTableError, ResultStore
+from taskiq_pg_json import ConfigurationError, ForeignTableError, ResultStore, SchemaError
 
 broker = InMemoryBroker()
 AT = datetime(2026, 3, 4, 5, 6, 7, 890000, tzinfo=timezone.utc)
@@ -566,6 +566,26 @@ async def test_any_number_of_processes_may_make_the_same_view_at_once(dsn, admin
 
     assert set(await asyncio.gather(*[make() for _ in range(10)])) == {f"{table_name}_order"}
     assert len(indexes_of(admin, table_name)) == 2
+
+
+async def test_a_view_s_schema_may_be_set_by_the_pool_s_configure(lend, schema_name, admin):
+    async def configure(connection):
+        await connection.execute(f"SET search_path = {schema_name}")
+        await connection.commit()
+
+    pool = lend(kwargs={"options": "-c search_path="}, configure=configure)
+    async with ResultStore(pool=pool) as store:
+        view = await asyncio.wait_for(store.create_view(task_returning(Order)), 20)
+        assert "customer_id" in types_of(admin, f"{schema_name}.{view}")
+        assert await asyncio.wait_for(store.drop_view(task_returning(Order)), 20)
+
+
+async def test_a_view_without_a_schema_to_look_in_is_told_of(lend, table_name):
+    pool = lend(kwargs={"options": "-c search_path="})
+    async with ResultStore(pool=pool, table_name=table_name, migrate="off") as store:
+        for call in (store.create_view, store.drop_view):
+            with pytest.raises(SchemaError, match=r"search_path.*schema="):
+                await asyncio.wait_for(call(task_returning(Order)), 20)
 
 
 @pytest.mark.parametrize("annotation", [None, "Nowhere", "asyncio.Nope"])

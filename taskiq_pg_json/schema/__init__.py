@@ -1,7 +1,7 @@
 """The database schema: names, SQL files and migrations."""
 
 from taskiq_pg_json.schema.files import migrations, queries, sql_directory
-from taskiq_pg_json.schema.migrate import Schema
+from taskiq_pg_json.schema.migrate import Schema, missing_schema
 from taskiq_pg_json.schema.names import Names, TaskIdType
 from taskiq_pg_json.schema.plain_cursor import PlainCursor
 
@@ -11,6 +11,7 @@ __all__ = [
     "Schema",
     "TaskIdType",
     "migrations",
+    "missing_schema",
     "queries",
     "sql_directory",
 ]

@@ -181,10 +181,7 @@ class Schema:
             names = {"schema": self._names.schema, "table": self._names.table}
             ((locked,),) = await _fetch(connection, "schema_lock", names)
             if locked is None:
-                raise SchemaError(
-                    f"There is no schema for the table {self._names}: the search_path has none "
-                    "that this role may use. Give schema=, or GRANT USAGE ON SCHEMA to the role."
-                )
+                raise missing_schema(self._names)
             if not locked:
                 return False
             found = await self.found_version(connection)
@@ -255,6 +252,14 @@ class Schema:
                 f"The task_id of the table {self._names} is of the type {found}, and "
                 f"field_for_task_id={asked!r} does not go with that: {way_out}."
             )
+
+
+def missing_schema(names: Names) -> SchemaError:
+    """Return the error of a lock that is of no schema, as there is none to look in."""
+    return SchemaError(
+        f"There is no schema for the table {names}: the search_path has none that this role may "
+        "use. Give schema=, or GRANT USAGE ON SCHEMA to the role."
+    )
 
 
 def _script_call(found: int) -> str:

@@ -28,8 +28,5 @@ class ConnectionsApart(Connections):
         except asyncio.TimeoutError as error:
             raise PoolTimeout(f"there was no connection after {timeout:g} s") from error
         async with connection:
-            pool = self._pool or self._made_pool()
-            if pool._configure is not None:  # noqa: SLF001 - it may set what finds the table
-                await pool._configure(connection)  # noqa: SLF001 - likewise
             check_encoding(connection)
             yield connection

@@ -291,7 +291,7 @@ class Connections:
         return True
 
     async def connect(self) -> Connection:
-        """Open a connection of its own, outside the pool, in autocommit mode."""
+        """Open a connection like the pool's, outside of it, in autocommit mode."""
         pool = self._pool or self._made_pool()
         conninfo, kwargs = pool.conninfo, pool.kwargs or {}
         resolved = await called(conninfo) if callable(conninfo) else conninfo
@@ -299,6 +299,13 @@ class Connections:
         connection: Connection = await pool.connection_class.connect(
             resolved, **{**given, "autocommit": True}
         )
+        if pool._configure is not None:  # noqa: SLF001 - it may set what finds the table
+            try:
+                await pool._configure(connection)  # noqa: SLF001 - likewise
+                await connection.set_autocommit(True)
+            except BaseException:
+                await connection.close()
+                raise
         return connection
 
     async def _retry(

@@ -17,7 +17,7 @@ from psycopg import AsyncClientCursor, IsolationLevel, sql
 from psycopg.rows import tuple_row
 
 from taskiq_pg_json.errors import ConfigurationError, ForeignTableError
-from taskiq_pg_json.schema import PlainCursor, queries
+from taskiq_pg_json.schema import PlainCursor, missing_schema, queries
 from taskiq_pg_json.schema.names import MAX_IDENTIFIER_BYTES, check_identifier
 from taskiq_pg_json.store.columns import FieldColumn, columns_of, indexed
 from taskiq_pg_json.store.fragments import compose, read_as
@@ -92,6 +92,9 @@ class TypedViews:
         The lock has a connection of its own, for an index that is built concurrently allows no
         transaction around it; nor would it end while one waits for a lock or holds a snapshot, as
         the last statement with bound parameters does.
+
+        Raises:
+            SchemaError: the search_path has no schema.
         """
         values = {"schema": self._names.schema, "table": self._names.table}
         async with await self._connections.connect() as connection:
@@ -100,7 +103,10 @@ class TypedViews:
                 async with connection.transaction():
                     cursor = AsyncClientCursor(connection, row_factory=tuple_row)
                     await cursor.execute(queries()["schema_lock"].encode(), values)
-                    if await cursor.fetchone() == (True,):
+                    ((locked,),) = await cursor.fetchall()
+                    if locked is None:
+                        raise missing_schema(self._names)
+                    if locked:
                         yield
                         return
                 await asyncio.sleep(_LOCK_POLL)
