@@ -159,8 +159,8 @@ class TaskRecord(Generic[ReturnT]):
         return self._value("kwargs")  # type: ignore[return-value]
 
     @property
-    def labels(self) -> dict[str, Any] | None:
-        """The task's labels."""
+    def labels(self) -> dict[str, Any]:
+        """The task's labels; empty without any."""
         return self._value("labels")  # type: ignore[return-value]
 
     @property
