@@ -35,7 +35,7 @@ class JsonSerializer:
         on_unknown_type: ``"plain"`` returns the JSON of a type that cannot be resolved, and warns
             once; ``"error"`` raises.
         secrets: ``"refuse"`` pydantic's secrets, or ``"store"`` them readably.
-        max_bytes: what one row may take, in bytes of JSON.
+        max_bytes: the bytes that one row may take: its JSON, its sidecar and its pickles.
 
     Raises:
         ConfigurationError: an argument is none of its choices.

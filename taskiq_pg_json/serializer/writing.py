@@ -94,7 +94,8 @@ class RowWriter:
         row = EncodedRow(written, types, pickled)
         if row.size <= self._plan.max_bytes:
             return row
-        self._largest = max(written, key=lambda name: len(written[name]), default="")
+        parts = {**written, "types": types or b"", "pickled": pickled or b""}
+        self._largest = max(parts, key=lambda name: len(parts[name]))
         self._size = f"{row.size:,}"
         return None
 

@@ -283,6 +283,19 @@ def test_a_row_larger_than_max_bytes_is_refused_by_name():
         encoded("x" * 2_000, JsonSerializer(max_bytes=1_000))
 
 
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize(
+    ("value", "largest"), [(samples.Opaque("x" * 900), "pickled"), (samples.Colour.RED, "types")]
+)
+def test_most_of_a_row_may_be_what_stands_beside_the_json(value, largest):
+    registry = TypeRegistry()
+    registry.register(samples.Colour, name="colour" * 150)
+    serializer = JsonSerializer(registry, max_bytes=1_000)
+    with pytest.raises(ResultEncodeError, match=f"most of them in {largest};") as refused:
+        encoded({"note": "x" * 200, "value": value}, serializer)
+    assert refused.value.path == largest
+
+
 def test_what_stands_deep_in_one_column_is_decoded_once_however_many_there_are():
     deep = {1: "a", "b": {(1,): "\\u0041\0"}}
     for _ in range(70):
