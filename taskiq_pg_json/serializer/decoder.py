@@ -72,7 +72,7 @@ class Decoder:
         if parts is not None and self._parts is None:
             self._decode_parts(parts)
         if name == "error" and type(node) is not dict:
-            return raised.read_exception(self, plain, "", node)
+            return raised.read_exception(self, plain, node)
         return self.decode(plain, node)
 
     def _decode_parts(self, parts: object) -> None:
@@ -145,7 +145,7 @@ class Decoder:
 
     def _classed(self, plain: object, kind: str, name: str, node: Node) -> object:
         if kind == "exception":
-            return raised.read_exception(self, plain, "", node)
+            return raised.read_exception(self, plain, node)
         cls = self.find(name)
         if cls is None:
             return self.unresolved(name, plain)
@@ -180,10 +180,6 @@ class Decoder:
             if found is not None:
                 self._classes[name] = found
         return found
-
-    def find_at(self, name: str, _path: str) -> type | None:
-        """The same, from an exception that knows where it is in itself."""
-        return self.find(name)
 
     def decode_at(self, plain: object, node: Node | None, _path: str) -> object:
         """A value inside an exception, which knows where."""

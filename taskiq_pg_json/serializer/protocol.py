@@ -14,13 +14,13 @@ Encoded: TypeAlias = "tuple[object, Node | None]"
 """A JSON-ready value and its node, which is None when the JSON says it all."""
 
 EncodeValue: TypeAlias = "Callable[[object, str], Encoded]"
-"""``(value, path)`` to plain and node; raises ResultEncodeError."""
+"""``(value, path)`` to plain and node; raises where there are none."""
 
 DecodeValue: TypeAlias = "Callable[[object, Node | None, str], object]"
-"""``(plain, node, path)`` to the value; raises ResultDecodeError."""
+"""``(plain, node, path)`` to the value; raises where there is none."""
 
-ResolveClass: TypeAlias = "Callable[[str, str], type | None]"
-"""``(type name, path)`` to the class that the name may stand for; None when there is none."""
+ResolveClass: TypeAlias = "Callable[[str], type | None]"
+"""A type's name to the class that it may stand for; None when there is none."""
 
 
 class EncodedRow(NamedTuple):

@@ -43,18 +43,11 @@ def encode_exception(encoder: Encoder, value: BaseException) -> Encoded:
 
     encoder.open_errors.add(id(value))
     try:
-        return exceptions.encode_exception(value, "", encode_value, name_of)
+        return exceptions.encode_exception(value, encode_value, name_of)
     finally:
         encoder.open_errors.discard(id(value))
 
 
-def read_exception(decoder: Decoder, plain: object, _argument: str, node: Node | None) -> object:
+def read_exception(decoder: Decoder, plain: object, node: Node | None) -> object:
     """The exception, as its own class or a stand-in of the same name."""
-
-    def decode_value(child: object, child_node: Node | None, path: str) -> object:
-        return decoder.decode_at(child, child_node, path)
-
-    def resolve(type_name: str, path: str) -> type | None:
-        return decoder.find_at(type_name, path)
-
-    return exceptions.decode_exception(plain, node, "", decode_value, resolve)
+    return exceptions.decode_exception(plain, node, decoder.decode_at, decoder.find)

@@ -7,7 +7,7 @@ from collections import deque
 from copy import deepcopy
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from taskiq_pg_json.errors import RemoteError, ResultDecodeError
+from taskiq_pg_json.errors import RemoteError
 from taskiq_pg_json.serializer.exceptions.printable import INTERRUPTS, printable
 from taskiq_pg_json.serializer.exceptions.state import rebuild, restore, set_links, set_notes
 from taskiq_pg_json.serializer.exceptions.tracebacks import parse_traceback
@@ -24,7 +24,7 @@ _TYPE_NAME = re.compile("exception:.+", re.DOTALL)
 
 
 def decode_exception(
-    plain: object, node: Node | None, path: str, decode_value: DecodeValue, resolve: ResolveClass
+    plain: object, node: Node | None, decode_value: DecodeValue, resolve: ResolveClass
 ) -> BaseException:
     """The exception that ``encode_exception`` wrote, its traceback made of the remote frames.
 
@@ -32,9 +32,9 @@ def decode_exception(
     that class takes its place.
 
     Raises:
-        ResultDecodeError: plain or node are not what ``encode_exception`` writes.
+        ValueError: plain or node are not what ``encode_exception`` writes.
     """
-    return _Decoder(path, decode_value, resolve).decode(plain, node)
+    return _Decoder(decode_value, resolve).decode(plain, node)
 
 
 class _Stored(NamedTuple):
@@ -43,15 +43,14 @@ class _Stored(NamedTuple):
     plain: dict[str, object]
     name: str
     fields: dict[str, Node]
-    path: str
+    where: str
     cause: str | None
     context: str | None
     children: list[str]
 
 
 class _Decoder:
-    def __init__(self, path: str, decode_value: DecodeValue, resolve: ResolveClass) -> None:
-        self._path = path
+    def __init__(self, decode_value: DecodeValue, resolve: ResolveClass) -> None:
         self._decode_value = decode_value
         self._resolve = resolve
         self._stored: dict[str, _Stored] = {}
@@ -69,13 +68,12 @@ class _Decoder:
         queue: deque[tuple[object, Node | None, str]] = deque([(plain, node, _ROOT)])
         while queue:
             plain, node, where = queue.popleft()
-            path = self._path + where[1:]
             if not isinstance(plain, dict):
-                raise _damaged(path, plain, "an error is a JSON object")
+                raise _damaged("an error is a JSON object")
             if where != _ROOT and "same_as" in plain:
-                self._same_as[where] = _text(plain, "same_as", path)
+                self._same_as[where] = _text(plain, "same_as")
                 continue
-            name, fields = _read_node(plain, node, path)
+            name, fields = _read_node(plain, node)
             relatives = [
                 (plain[key], fields.get(key), f"{where}.{key}")
                 for key in ("cause", "context")
@@ -83,8 +81,8 @@ class _Decoder:
             ]
             members = plain.get("children", [])
             if not isinstance(members, list):
-                raise _damaged(path, plain, "'children' is a list")
-            of_members = _fields(fields.get("children"), path, plain)
+                raise _damaged("'children' is a list")
+            of_members = _fields(fields.get("children"))
             places = [f"{where}.children[{index}]" for index in range(len(members))]
             relatives += [
                 (member, of_members.get(str(index)), places[index])
@@ -94,7 +92,7 @@ class _Decoder:
             context = f"{where}.context" if plain.get("context") is not None else None
             if "context" not in plain:
                 context = cause
-            self._stored[where] = _Stored(plain, name, fields, path, cause, context, places)
+            self._stored[where] = _Stored(plain, name, fields, where, cause, context, places)
             queue.extend(relatives)
 
     def _make_all(self) -> None:
@@ -102,7 +100,7 @@ class _Decoder:
         members: dict[str, list[str]] = {}
         groups: dict[str, list[str]] = {}
         for where, stored in self._stored.items():
-            members[where] = [self._other(place, stored) for place in stored.children]
+            members[where] = [self._other(place) for place in stored.children]
             for member in set(members[where]):
                 groups.setdefault(member, []).append(where)
         lacking = {where: len(set(others)) for where, others in members.items()}
@@ -112,39 +110,37 @@ class _Decoder:
             where = ready.pop()
             sizes[where] = 1 + sum(sizes[member] for member in members[where])
             if sizes[where] > _MAX_PRINTED:
-                stored = self._stored[where]
-                raise _damaged(stored.path, stored.plain, "groups that share fewer errors")
+                raise _damaged("groups that share fewer errors")
             self._make(where, [self._made[member] for member in members[where]])
             for group in groups.get(where, ()):
                 lacking[group] -= 1
                 if not lacking[group]:
                     ready.append(group)
         if len(self._made) < len(self._stored):
-            stored = next(self._stored[where] for where in lacking if where not in self._made)
-            raise _damaged(stored.path, stored.plain, "a group's members are errors beside it")
+            raise _damaged("a group's members are errors beside it")
 
     def _make(self, where: str, members: list[BaseException]) -> None:
         stored = self._stored[where]
         args = self._part(stored, "args", list) or []
         attrs = self._part(stored, "attrs", dict) or {}
-        cls = self._resolve(stored.name, stored.path)
+        cls = self._resolve(stored.name)
         self._made[where] = _made(cls, stored, args, attrs, members)
 
     def _part(self, stored: _Stored, key: str, expected: type[_T]) -> _T | None:
         if key not in stored.plain:
             return None
-        path = f"{stored.path}.{key}"
+        path = f"{stored.where[1:]}.{key}"
         node = stored.fields.get(key)
         # Decoding works in place, and a RemoteError shows its plain JSON.
         plain = stored.plain[key] if node is None else deepcopy(stored.plain[key])
         value = self._decode_value(plain, node, path)
         if not isinstance(value, expected):
-            raise _damaged(path, stored.plain[key], f"it is a {expected.__name__}")
+            raise _damaged(f"it is a {expected.__name__}")
         return value
 
     def _link(self, exc: BaseException, stored: _Stored) -> None:
         cause, context = (
-            None if place is None else self._made[self._other(place, stored)]
+            None if place is None else self._made[self._other(place)]
             for place in (stored.cause, stored.context)
         )
         suppressed = stored.plain.get("suppress_context", cause is not None) is True
@@ -155,11 +151,11 @@ class _Decoder:
         if notes is not None:
             set_notes(exc, notes)
 
-    def _other(self, place: str, stored: _Stored) -> str:
+    def _other(self, place: str) -> str:
         """The place where the error at ``place`` stands in full."""
         place = self._same_as.get(place, place)
         if place not in self._stored:
-            raise _damaged(stored.path, stored.plain, f"there is no error at {place!r}")
+            raise _damaged(f"there is no error at {place!r}")
         return place
 
 
@@ -170,7 +166,7 @@ def _made(
     attrs: dict[str, object],
     members: list[BaseException],
 ) -> BaseException:
-    message = _text(stored.plain, "message", stored.path)
+    message = _text(stored.plain, "message")
     if stored.plain.get("truncated") is True:
         args = [message]
     if cls is not None and issubclass(cls, BaseException):
@@ -182,43 +178,35 @@ def _made(
             pass
     module, colon, qualname = stored.name.partition(":")[2].partition(":")
     if not colon:
-        module, qualname = (_text(stored.plain, key, stored.path) for key in ("module", "type"))
+        module, qualname = (_text(stored.plain, key) for key in ("module", "type"))
     error = RemoteError.of(printable(module), printable(qualname), message, stored.plain)
     return restore(error, args, {**attrs, "exceptions": tuple(members)} if members else attrs)
 
 
-def _read_node(
-    plain: dict[str, object], node: Node | None, path: str
-) -> tuple[str, dict[str, Node]]:
+def _read_node(plain: dict[str, object], node: Node | None) -> tuple[str, dict[str, Node]]:
     """The class's name, and the nodes of what the error holds."""
     if node is None:
         # Not ours, or its sidecar is gone: the class is not looked up, only named.
-        return f"exception:?:{_text(plain, 'module', path)}.{_text(plain, 'type', path)}", {}
+        return f"exception:?:{_text(plain, 'module')}.{_text(plain, 'type')}", {}
     name = node.get("type") if isinstance(node, dict) else node
     if not isinstance(name, str) or not _TYPE_NAME.fullmatch(name):
-        raise _damaged(path, plain, "its type is no exception's")
-    return name, _fields(node, path, plain)
+        raise _damaged("its type is no exception's")
+    return name, _fields(node)
 
 
-def _fields(node: Node | None, path: str, plain: object) -> dict[str, Node]:
+def _fields(node: Node | None) -> dict[str, Node]:
     fields = node.get("fields", {}) if isinstance(node, dict) else {}
     if not isinstance(fields, dict):
-        raise _damaged(path, plain, "'fields' is an object")
+        raise _damaged("'fields' is an object")
     return fields
 
 
-def _text(plain: dict[str, object], key: str, path: str) -> str:
+def _text(plain: dict[str, object], key: str) -> str:
     text = plain.get(key)
     if not isinstance(text, str):
-        raise _damaged(path, plain, f"{key!r} is text")
+        raise _damaged(f"{key!r} is text")
     return text
 
 
-def _damaged(path: str, plain: object, expected: str) -> ResultDecodeError:
-    return ResultDecodeError(
-        f"not an error as it is stored: {expected}",
-        task_id="",
-        path=path,
-        type_name="exception",
-        plain=plain,
-    )
+def _damaged(expected: str) -> ValueError:
+    return ValueError(f"not an error as it is stored: {expected}")

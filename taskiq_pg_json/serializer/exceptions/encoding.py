@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from taskiq_pg_json.errors import ResultEncodeError
 from taskiq_pg_json.serializer.encoder import OptimismFailedError
 from taskiq_pg_json.serializer.exceptions.fingerprint import fingerprint
 from taskiq_pg_json.serializer.exceptions.lenient import encode_or_describe
@@ -33,7 +32,7 @@ _MAX_DESCRIBED = 2_000
 
 
 def encode_exception(
-    exc: BaseException, path: str, encode_value: EncodeValue, name_of: NameOf
+    exc: BaseException, encode_value: EncodeValue, name_of: NameOf
 ) -> tuple[dict[str, object], Node]:
     """``exc``, and every error behind it, as JSON and its node.
 
@@ -42,14 +41,13 @@ def encode_exception(
     Raises:
         OptimismFailedError: the whole row is to be encoded once more; nothing else.
     """
-    plain, node = _Encoder(path, encode_value, name_of).encode_or_outline(exc, _ROOT, 0)
+    plain, node = _Encoder(encode_value, name_of).encode_or_outline(exc, _ROOT, 0)
     plain["fingerprint"] = fingerprint(exc, cast("str", plain["message"]))
     return plain, node
 
 
 class _Encoder:
-    def __init__(self, path: str, encode_value: EncodeValue, name_of: NameOf) -> None:
-        self._path = path
+    def __init__(self, encode_value: EncodeValue, name_of: NameOf) -> None:
         self._encode_value = encode_value
         self._name_of = name_of
         self._seen: dict[int, str] = {}
@@ -85,7 +83,7 @@ class _Encoder:
             ("notes", notes_of(exc)),
         ):
             if value is not None:
-                path = f"{self._path}{where[1:]}.{key}"
+                path = f"{where[1:]}.{key}"
                 encoded = encode_or_describe(value, path, self._encode_value)
                 _put(plain, fields, key, encoded)
         cause, context, traceback, suppressed = links_of(exc)
@@ -124,14 +122,14 @@ def _put(plain: dict[str, object], fields: dict[str, Node], key: str, encoded: E
 
 def describe_exception(exc: BaseException, name_of: NameOf) -> tuple[dict[str, object], Node]:
     """``exc`` with its traceback and causes, what it holds cut short; never raises."""
-    return encode_exception(exc, "", _describe, name_of)
+    return encode_exception(exc, _describe, name_of)
 
 
-def _describe(value: object, path: str) -> Encoded:
+def _describe(value: object, _path: str) -> Encoded:
     if isinstance(value, str):
         return elide(printable(value), _MAX_DESCRIBED), None
     if isinstance(value, (dict, list)):
-        raise ResultEncodeError("in parts", task_id="", path=path, type_name="")
+        raise TypeError("in parts")
     return short_repr(value), None
 
 
