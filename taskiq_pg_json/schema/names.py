@@ -65,9 +65,8 @@ class Names:
     body of a function, names included.
 
     Raises:
-        ConfigurationError: a name that is empty, holds NUL or is over 63 bytes, or is a schema's
-            and a table's; a task_id type
-            that is not VarChar, Text or Uuid.
+        ConfigurationError: a name that is empty, holds NUL or is over 63 bytes, or names a schema
+            as well as a table; a task_id type that is not VarChar, Text or Uuid.
     """
 
     table: str
@@ -102,8 +101,11 @@ class Names:
 
     def relation(self, name: str = "results") -> sql.Identifier:
         """Return the qualified identifier of the table or of what stands beside it."""
-        bare = self.table if name == "results" else self.derived(name)
-        return sql.Identifier(self.schema, bare) if self.schema else sql.Identifier(bare)
+        return self.qualified(self.table if name == "results" else self.derived(name))
+
+    def qualified(self, name: str) -> sql.Identifier:
+        """Return a bare name's identifier, qualified by the schema if there is one."""
+        return sql.Identifier(self.schema, name) if self.schema else sql.Identifier(name)
 
     def companions(self) -> list[str]:
         """Return the names of all that stands beside the table, indexes included."""

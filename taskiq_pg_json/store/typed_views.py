@@ -156,13 +156,13 @@ class TypedViews:
             if index in wanted and is_whole:
                 whole.add(index)
             else:
-                name = self._qualified(index)
+                name = self._names.qualified(index)
                 await PlainCursor(connection).execute(_bound("drop_field_index", index=name))
         for index, expression in wanted.items():
             if index not in whole:
                 await self._make_index(connection, view, index, expression)
             await PlainCursor(connection).execute(
-                view.statement("comment_field_index", index=self._qualified(index))
+                view.statement("comment_field_index", index=self._names.qualified(index))
             )
 
     async def _make_index(
@@ -178,10 +178,6 @@ class TypedViews:
                 f"{index} exists and is not an index of {view.name}: it is left as it is. Rename "
                 "or drop it, and make the view again."
             ) from error
-
-    def _qualified(self, name: str) -> sql.Identifier:
-        schema = self._names.schema
-        return sql.Identifier(schema, name) if schema else sql.Identifier(name)
 
 
 @dataclass(frozen=True)
@@ -217,9 +213,7 @@ class _View:
     @property
     def relation(self) -> sql.Identifier:
         """The view's qualified name."""
-        schema = self.names.schema
-        name = self.relation_name
-        return sql.Identifier(schema, name) if schema else sql.Identifier(name)
+        return self.names.qualified(self.relation_name)
 
     @property
     def name(self) -> str:
