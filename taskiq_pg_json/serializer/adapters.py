@@ -15,7 +15,7 @@ import orjson
 import pydantic_core
 
 from taskiq_pg_json.errors import ConfigurationError, ResultDecodeError, ResultEncodeError
-from taskiq_pg_json.serializer.exceptions.printable import short_repr
+from taskiq_pg_json.serializer.exceptions.printable import full_name, short_repr
 from taskiq_pg_json.serializer.frames import pack, unpack, writer_of
 from taskiq_pg_json.serializer.json_serializer import JsonSerializer
 from taskiq_pg_json.serializer.protocol import EncodedRow, ResultSerializer
@@ -147,7 +147,7 @@ class TaskiqSerializerAdapter:
                     f" ({refused}) nor as JSON-able data ({exc}); JsonSerializer() may",
                     task_id=task_id,
                     path=column,
-                    type_name=_name_of(value),
+                    type_name=full_name(type(value)),
                 ) from exc
 
     def _dump_described(self, value: object) -> bytes:
@@ -177,7 +177,7 @@ class TaskiqSerializerAdapter:
 
     def _describe(self, leaf: object) -> str:
         warnings.warn(
-            f"{self.name} cannot hold a {_name_of(leaf)}: its repr is stored instead."
+            f"{self.name} cannot hold a {full_name(type(leaf))}: its repr is stored instead."
             " JsonSerializer() keeps such values as they are.",
             DescribedValueWarning,
             stacklevel=2,
@@ -272,10 +272,6 @@ def _marks(types: dict[str, object], columns: Iterable[str]) -> dict[str, object
     for column in found:
         del types[column]
     return found
-
-
-def _name_of(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _unreadable(

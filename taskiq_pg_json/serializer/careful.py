@@ -18,6 +18,7 @@ from taskiq_pg_json.serializer.encoder import (
     OptimismFailedError,
     OverBudgetError,
 )
+from taskiq_pg_json.serializer.exceptions.printable import full_name
 from taskiq_pg_json.serializer.leaves import (
     IncompleteValueWarning,
     PickledValueWarning,
@@ -146,8 +147,7 @@ class CarefulEncoder(Encoder):
 
     def refusal(self, value: object, reason: str) -> ResultEncodeError:
         """The error that says where a value cannot be stored, and why."""
-        path, cls = "".join(self.path), type(value)
-        name = f"{cls.__module__}.{cls.__qualname__}"
+        path, name = "".join(self.path), full_name(type(value))
         return ResultEncodeError(
             f"task {self.task_id}: {path} ({name}) cannot be stored: {reason}",
             task_id=self.task_id,
@@ -171,7 +171,7 @@ class CarefulEncoder(Encoder):
             " JsonSerializer(registry) to store it as JSON"
         )
         warnings.warn(
-            f"{''.join(self.path)}: a {cls.__module__}.{cls.__qualname__} was pickled, and cannot"
+            f"{''.join(self.path)}: a {full_name(cls)} was pickled, and cannot"
             f" be read in SQL; {way_out}",
             PickledValueWarning,
             stacklevel=2,

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from taskiq_pg_json.errors import FilterError
 from taskiq_pg_json.records import Status
+from taskiq_pg_json.serializer.exceptions.printable import full_name
 from taskiq_pg_json.store.conditions import Condition
 from taskiq_pg_json.store.fragments import compose
 
@@ -229,10 +230,7 @@ def _text(name: str, value: object) -> str:
 def _type_names(name: str, values: object) -> list[str]:
     return _texts(
         name,
-        [
-            f"{value.__module__}.{value.__qualname__}" if isinstance(value, type) else value
-            for value in _several(values)
-        ],
+        [full_name(value) if isinstance(value, type) else value for value in _several(values)],
     )
 
 

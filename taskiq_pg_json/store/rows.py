@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from taskiq_pg_json.errors import ResultEncodeError
 from taskiq_pg_json.records import Status
 from taskiq_pg_json.serializer.exceptions import INTERRUPTS, outline_exception
-from taskiq_pg_json.serializer.exceptions.printable import message_of, names_of
+from taskiq_pg_json.serializer.exceptions.printable import full_name, message_of
 from taskiq_pg_json.serializer.jsontext import dumps
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
@@ -135,7 +135,7 @@ class RowEncoder:
             ),
             task_id=task_id,
             path="return_value",
-            type_name=_ascii(_type_name(outcome.return_value)),
+            type_name=_ascii(full_name(type(outcome.return_value))),
         )
         logger.warning("Task %s is stored as a failure: %s", task_id, error)
         return self.result(task_id, _refused(_bare(outcome), error))
@@ -181,7 +181,7 @@ def refused_progress(task_id: str, progress: Progress, reason: Exception) -> Res
         f"PostgreSQL refused the progress of task {task_id}: {reason}",
         task_id=task_id,
         path="meta",
-        type_name=_type_name(progress.meta),
+        type_name=full_name(type(progress.meta)),
     )
 
 
@@ -267,11 +267,11 @@ def _unwritable(task_id: str, outcome: Outcome, reason: BaseException) -> Result
     """The error for a result that the serializer could not encode, nor say why."""
     column = "return_value" if outcome.error is None else "error"
     value = outcome.return_value if outcome.error is None else outcome.error
-    name = ".".join(names_of(type(value)))
+    name = full_name(type(value))
     said = "" if outcome.error is None else f", which said: {message_of(outcome.error)}"
     return ResultEncodeError(
         f"task {task_id}: {column} ({name}{said}) cannot be stored: the serializer raised"
-        f" {'.'.join(names_of(type(reason)))}: {message_of(reason)}",
+        f" {full_name(type(reason))}: {message_of(reason)}",
         task_id=task_id,
         path=column,
         type_name=name,
@@ -298,7 +298,3 @@ def _cut(name: str | None) -> str | None:
     if name is None or len(name) <= MAX_TASK_NAME_BYTES // 4:
         return name
     return name.encode()[:MAX_TASK_NAME_BYTES].decode(errors="ignore")
-
-
-def _type_name(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from hashlib import blake2b
 
-from taskiq_pg_json.serializer.exceptions.printable import message_of, names_of
+from taskiq_pg_json.serializer.exceptions.printable import full_name, message_of
 from taskiq_pg_json.serializer.exceptions.state import children_of, links_of
 
 _MAX_MESSAGE = 2_000
@@ -41,7 +41,7 @@ def generic_message(message: str) -> str:
 
 
 def _digest(exc: BaseException, message: str, depth: int) -> str:
-    parts = [".".join(names_of(type(exc))), _raised_in(exc), generic_message(message)]
+    parts = [full_name(type(exc)), _raised_in(exc), generic_message(message)]
     if depth < _MAX_DEPTH:
         # The message of a group says next to nothing: its members make it one failure or another.
         parts += sorted(

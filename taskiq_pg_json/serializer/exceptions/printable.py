@@ -38,6 +38,11 @@ def names_of(cls: type) -> tuple[str, str]:
     return printable(module) or "?", printable(qualname) or "?"
 
 
+def full_name(cls: type) -> str:
+    """The same as one text, ``shop.models.Invoice``."""
+    return ".".join(names_of(cls))
+
+
 def elide(text: str, limit: int) -> str:
     """``text``, its middle left out where it is longer than ``limit`` characters."""
     if len(text) <= limit:
