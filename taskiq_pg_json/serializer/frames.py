@@ -2,7 +2,9 @@
 
 ::
 
-    b"tpjx" | length of the name (1 byte) | name | for each: length (4 bytes) | bytes
+    b"tpjx" | length of the name (1 byte) | name | frames
+
+Each frame is four bytes of its length, and a byte string.
 """
 
 from __future__ import annotations
@@ -20,10 +22,7 @@ _LENGTH_SIZE = 4
 def pack(name: str, frames: Iterable[bytes]) -> bytes:
     """One bytea of what the serializer ``name`` wrote."""
     header = name.encode()[:255]
-    parts = [_MAGIC, len(header).to_bytes(1, "big"), header]
-    for frame in frames:
-        parts += (len(frame).to_bytes(_LENGTH_SIZE, "big"), frame)
-    return b"".join(parts)
+    return b"".join((_MAGIC, len(header).to_bytes(1, "big"), header, joined(frames)))
 
 
 def writer_of(data: bytes) -> str | None:
@@ -41,7 +40,22 @@ def unpack(data: bytes) -> list[bytes]:
     """
     if writer_of(data) is None:
         raise ValueError("the pickled column was not written through a taskiq serializer")
-    position = _NAME_AT + data[_NAME_AT - 1]
+    return split(data, _NAME_AT + data[_NAME_AT - 1])
+
+
+def joined(frames: Iterable[bytes]) -> bytes:
+    """The byte strings in one, each with its length before it."""
+    return b"".join(
+        part for frame in frames for part in (len(frame).to_bytes(_LENGTH_SIZE, "big"), frame)
+    )
+
+
+def split(data: bytes, position: int = 0) -> list[bytes]:
+    """The byte strings that were joined, and begin at ``position``.
+
+    Raises:
+        ValueError: the last one is not whole.
+    """
     frames = []
     while position < len(data):
         start = position + _LENGTH_SIZE

@@ -1,6 +1,6 @@
 """The pickle fallback: leaves that JSON cannot hold, each pickled alone, in one bytea a row.
 
-The bytes are a header, then each leaf as four bytes of length and its pickle::
+The bytes are a header, then the leaves as frames::
 
     b"tpj1" | 0 | leaves                       unsigned
     b"tpj1" | 1 | HMAC-SHA256 (32 bytes) | leaves    signed; the MAC covers the task id too
@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from taskiq_pg_json.errors import ConfigurationError
+from taskiq_pg_json.serializer.frames import joined, split
 from taskiq_pg_json.serializer.kinds import in_slots, slots_of
 
 _MAGIC = b"tpj1"
 _UNSIGNED = b"\x00"
 _SIGNED = b"\x01"
 _MAC_SIZE = 32
-_LENGTH_SIZE = 4
 _MIN_KEY = 16
 
 
@@ -71,9 +71,7 @@ class PickleFallback:
 
     def pack(self, leaves: Sequence[bytes], *, task_id: str) -> bytes:
         """The row's bytea."""
-        body = b"".join(
-            part for leaf in leaves for part in (len(leaf).to_bytes(_LENGTH_SIZE, "big"), leaf)
-        )
+        body = joined(leaves)
         if not self._keys:
             return _MAGIC + _UNSIGNED + body
         return _MAGIC + _SIGNED + _mac(self._keys[0], task_id, body) + body
@@ -97,7 +95,7 @@ class PickleFallback:
                 raise ValueError("its signature is not one of this task and key")
         elif self._keys:
             raise ValueError("the row is not signed, and PickleFallback(key=…) reads no such row")
-        return _split(body)
+        return split(body)
 
     def loads(self, leaf: bytes) -> object:
         """The value of one leaf."""
@@ -148,14 +146,3 @@ def _mac(key: bytes, task_id: str, body: bytes) -> bytes:
     owner = task_id.encode("utf-8", "surrogatepass")
     signed = b"%s%d:%s%s" % (_MAGIC, len(owner), owner, body)
     return hmac.new(key, signed, hashlib.sha256).digest()
-
-
-def _split(body: bytes) -> list[bytes]:
-    leaves, position = [], 0
-    while position < len(body):
-        start = position + _LENGTH_SIZE
-        position = start + int.from_bytes(body[position:start], "big")
-        leaves.append(body[start:position])
-    if position != len(body):
-        raise ValueError("the pickled column is cut short")
-    return leaves
