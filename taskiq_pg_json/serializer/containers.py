@@ -8,7 +8,7 @@ import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any, cast
 
-from taskiq_pg_json.serializer.kinds import in_slots, slots_of
+from taskiq_pg_json.serializer.kinds import PAYLOADS, in_slots, slots_of
 from taskiq_pg_json.serializer.leaves import can_be_pickled, encode_unknown
 from taskiq_pg_json.serializer.nodes import with_type, wrap
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     Handler = Callable[[Encoder, Any], Encoded]
     Reader = Callable[[Decoder, Any, str, "Node"], object]
 
-PAYLOADS: dict[str, type] = {
-    cls.__name__: cls for cls in (str, int, float, bytes, list, tuple, dict, set, frozenset)
-}
 _FILLS: dict[type, Callable[[Any, Any], None]] = {
     list: list.extend,
     dict: dict.update,

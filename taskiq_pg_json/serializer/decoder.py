@@ -14,10 +14,11 @@ import orjson
 from taskiq_pg_json.serializer import columns, custom, enums, optional, raised, secret
 from taskiq_pg_json.serializer import keys as dict_keys
 from taskiq_pg_json.serializer.classes import FieldsChangedError
-from taskiq_pg_json.serializer.containers import PAYLOADS, READERS, restore_payload
+from taskiq_pg_json.serializer.containers import READERS, restore_payload
+from taskiq_pg_json.serializer.kinds import PAYLOADS
 from taskiq_pg_json.serializer.nodes import MISSING, NULL, PLAIN, fields_of, indices
 from taskiq_pg_json.serializer.scalars import SCALARS
-from taskiq_pg_json.serializer.shapes import shape_of
+from taskiq_pg_json.serializer.shapes import SHAPES, shape_of
 from taskiq_pg_json.serializer.text import decode_int, decode_text
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ _READERS: dict[str, Reader] = {
 }
 _NAN_BITS = re.compile("[0-9a-f]{16}")
 """What follows ``float:`` for a NaN with a payload; anything else there is the name of a class."""
-
-SHAPED = frozenset({"dataclass", "attrs", "struct", "namedtuple", "model"})
 
 
 class Decoder:
@@ -188,7 +187,7 @@ class Decoder:
     def shape(self, name: str) -> Shape | None:
         """The shape of the class of a stored type name; None for any other name."""
         kind = name.partition(":")[0]
-        cls = self.find(name) if kind in SHAPED else None
+        cls = self.find(name) if kind in SHAPES else None
         return None if cls is None else shape_of(cls, kind, name)
 
     def unresolved(self, name: str, plain: object, reason: str = "") -> object:

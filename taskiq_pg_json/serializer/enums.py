@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from taskiq_pg_json.serializer.kinds import inherited
 from taskiq_pg_json.serializer.leaves import encode_unknown
-from taskiq_pg_json.serializer.text import is_clean
+from taskiq_pg_json.serializer.text import INT64, is_clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from taskiq_pg_json.serializer.encoder import Encoder
     from taskiq_pg_json.serializer.protocol import Encoded, Node
 
-_INT64 = range(-(2**63), 2**63)
 # Python 3.10 has another for IntFlag
 _COMBINING = tuple(inherited(cls, "_missing_") for cls in (enum.Flag, enum.IntFlag))
 
@@ -47,7 +46,7 @@ def _is_lasting(cls: type[enum.Enum], value: enum.Enum) -> bool:
 def _is_json(value: object) -> bool:
     if type(value) is str:
         return is_clean(value)
-    return type(value) is int and value in _INT64
+    return type(value) is int and value in INT64
 
 
 def of_name(cls: type[enum.Enum], name: object) -> enum.Enum | None:

@@ -9,8 +9,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-_HEAP_TYPE = 1 << 9
-_PAYLOADS = (str, int, float, bytes, list, tuple, dict, set, frozenset)
+HEAP_TYPE = 1 << 9
+"""The flag of a class that is no static one of C's."""
+
+PAYLOADS: dict[str, type] = {
+    cls.__name__: cls for cls in (str, int, float, bytes, list, tuple, dict, set, frozenset)
+}
+"""The builtins whose value an instance of a subclass carries."""
+
+_PAYLOAD_CLASSES = tuple(PAYLOADS.values())
 _namespace = type.__dict__["__dict__"].__get__
 
 
@@ -79,7 +86,7 @@ def _is_plain_object(cls: type) -> bool:
 
 def _is_written_in_python(cls: type) -> bool:
     new = attributes(cls).get("__new__")
-    return bool(cls.__flags__ & _HEAP_TYPE) and (
+    return bool(cls.__flags__ & HEAP_TYPE) and (
         new is None or isinstance(new, (staticmethod, FunctionType))
     )
 
@@ -87,7 +94,7 @@ def _is_written_in_python(cls: type) -> bool:
 def _payload_kind(cls: type) -> str | None:
     """The builtin whose value an instance carries, with nothing but Python classes below it."""
     for position, base in enumerate(cls.__mro__):
-        if base in _PAYLOADS:
+        if base in _PAYLOAD_CLASSES:
             below = cls.__mro__[:position]
             if not below or not all(map(_is_written_in_python, below)):
                 return None

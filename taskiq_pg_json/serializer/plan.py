@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskiq_pg_json.serializer import containers, custom, enums, optional, raised, secret, text
 from taskiq_pg_json.serializer.encoder import Encoder
-from taskiq_pg_json.serializer.kinds import kind_of
+from taskiq_pg_json.serializer.kinds import PAYLOADS, kind_of
 from taskiq_pg_json.serializer.knownforms import Forms
 from taskiq_pg_json.serializer.leaves import encode_unknown
 from taskiq_pg_json.serializer.resolve import location_of
@@ -113,7 +113,7 @@ class _Handlers(dict[type, "Handler"]):
         name = f"{kind}:{location}"
         if kind == "enum":
             return enums.handler(cls, name)
-        if kind in containers.PAYLOADS:
+        if kind in PAYLOADS:
             return containers.payload_handler(cls, kind, name)
         shape = shape_of(cls, kind, name)
         self._plan.columns[cls] = shape.encode_column

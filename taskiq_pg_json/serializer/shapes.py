@@ -206,16 +206,17 @@ class NamedTupleShape(Shape):
         return None
 
 
-_SHAPES: dict[str, Callable[[Any, str], Shape]] = {
+SHAPES: dict[str, Callable[[Any, str], Shape]] = {
     "dataclass": DataclassShape,
     "attrs": attrs_shape,
     "struct": StructShape,
     "namedtuple": NamedTupleShape,
     "model": model_shape,
 }
+"""What makes the shape of a class, by its kind."""
 
 
 @lru_cache(maxsize=1_024)
 def shape_of(cls: type, kind: str, name: str) -> Shape:
     """How instances of a class of that kind become fields and back."""
-    return _SHAPES[kind](cls, name)
+    return SHAPES[kind](cls, name)

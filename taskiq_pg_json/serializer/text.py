@@ -29,6 +29,9 @@ _FEW_DIGITS = 250
 """Half of what int() takes at least, whatever limit the interpreter was given."""
 
 _SMALL_INT = 2**63
+INT64 = range(-_SMALL_INT, _SMALL_INT)
+"""The ints that are numbers in JSON."""
+
 _SPECIAL = {"NaN", "Infinity", "-Infinity", "-0.0"}
 _NAN_BITS = struct.pack(">d", math.nan)
 _UNCLEAN = re.compile("[\x00\ud800-\udfff]")

@@ -27,6 +27,7 @@ from typing_extensions import is_typeddict
 
 from taskiq_pg_json.errors import ConfigurationError
 from taskiq_pg_json.schema.names import check_identifier
+from taskiq_pg_json.serializer.text import INT64
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +47,6 @@ _KINDS: dict[type, str] = {
 _OWN_COLUMNS = frozenset({"task_id", "finished_at", "execution_time"})
 _MOST_COLUMNS = 1_600
 _UNINDEXABLE = frozenset({"timestamptz", "date", "interval", "jsonb"})
-_BIGINT = range(-(2**63), 2**63)
 _UNIONS = (Union, types.UnionType)
 _QUALIFIERS = frozenset({"Required", "NotRequired", "ReadOnly", "Final"})
 
@@ -125,7 +125,7 @@ def _common_kind(values: Any) -> str:  # noqa: ANN401 - of an enum or Literal, a
 
 def _kind_of_value(value: object) -> str:
     if isinstance(value, Enum):  # stored by its name, where its value is neither str nor int
-        return "bigint" if type(value.value) is int and value.value in _BIGINT else "text"
+        return "bigint" if type(value.value) is int and value.value in INT64 else "text"
     return _KINDS.get(type(value), "jsonb")
 
 

@@ -12,6 +12,7 @@ from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.cursors import Cursor, Order
 from taskiq_pg_json.store.filters import FilterArguments, Filters, paths_of
 from taskiq_pg_json.store.fragments import Fragments, compose
+from taskiq_pg_json.store.reads import Reader, StoredRecord
 from taskiq_pg_json.store.tasks import coercing, is_task
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from taskiq_pg_json.records import Decode, TaskRecord
     from taskiq_pg_json.serializer.protocol import ResultSerializer
     from taskiq_pg_json.store.queries import QueryRunner
-    from taskiq_pg_json.store.reads import Reader
     from taskiq_pg_json.store.tasks import Task
 
 LoadedColumn = Literal["return_value", "error", "args", "kwargs", "labels", "progress"]
@@ -47,7 +47,7 @@ MAX_LIMIT = 1_000
 
 _LOADED_COLUMNS = get_args(LoadedColumn)
 _JSON_COLUMNS = tuple(column for column in _LOADED_COLUMNS if column != "progress")
-_TYPES = 16  # the place of the sidecar among the columns of a record
+_TYPES = StoredRecord._fields.index("types")
 _BATCH = 500  # rows in memory of a stream
 
 

@@ -23,6 +23,7 @@ from taskiq_pg_json.serializer.exceptions.foreign import (
     validation_error,
     validation_state,
 )
+from taskiq_pg_json.serializer.kinds import HEAP_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 _Member: TypeAlias = "MemberDescriptorType | GetSetDescriptorType"
 
-_HEAP_TYPE = 1 << 9
 _ARGS = BaseException.__dict__["args"]
 _DICT = BaseException.__dict__["__dict__"]
 _CAUSE = BaseException.__dict__["__cause__"]
@@ -168,7 +168,7 @@ def _find_members(cls: type) -> dict[str, tuple[_Member, object]]:
     for base in cls.__mro__:
         if base in _COMMON or base is _GROUP:
             continue
-        built_in = not base.__flags__ & _HEAP_TYPE
+        built_in = not base.__flags__ & HEAP_TYPE
         blank = _new(base) if built_in else None
         for name, member in vars(base).items():
             if name.startswith("__") or name in members:
@@ -189,7 +189,7 @@ def _value(member: _Member, exc: object) -> object:
 
 def _new(cls: type) -> BaseException:
     """An empty instance, made by the built-in class it inherits from and by nobody else."""
-    base = next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
+    base = next(base for base in cls.__mro__ if not base.__flags__ & HEAP_TYPE)
     return cast("Callable[[type], BaseException]", base.__new__)(cls)
 
 
