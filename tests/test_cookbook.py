@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cookbook import PAGE, RECIPE, make_shop, output_of
 from psycopg import sql
-from reference import VIEWS
+from views_page import VIEWS
 
 RECIPES = list(RECIPE.finditer(PAGE.read_text("utf-8")))
 DASHBOARD = Path(PAGE.parent.parent, "grafana", "taskiq-results.json")

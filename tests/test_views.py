@@ -5,8 +5,8 @@ import re
 import psycopg
 import pytest
 from psycopg import sql
-from reference import PAGE, VIEWS, reference_page
 from seeds import NOW, ago, finish, orders, unfinished
+from views_page import PAGE, VIEWS, reference_page
 
 from taskiq_pg_json import Progress, ResultStore
 

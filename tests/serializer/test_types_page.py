@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import psycopg
 import pytest
 from psycopg import sql
 from sameness import same
+from types_page import EXAMPLES, PAGE, lines, page
 
 from taskiq_pg_json.serializer import JsonSerializer
-from taskiq_pg_json.serializer.reference import EXAMPLES, lines, page
-
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "types.md"
 
 
 def test_the_page_of_types_is_what_the_code_says():

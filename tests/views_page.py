@@ -1,6 +1,6 @@
 """The page that explains the views, made of their comments.
 
-``python tests/reference.py`` writes it anew, on the embedded PostgreSQL.
+``python tests/views_page.py`` writes it anew, on the embedded PostgreSQL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The table of types in the documentation: ``python -m taskiq_pg_json.serializer.reference``."""
+"""The page of types in the documentation, made of examples.
+
+``python tests/types_page.py`` writes it anew.
+"""
 
 # ruff: noqa: E501 - a row of a Markdown table is one line
 
@@ -11,7 +14,6 @@ import fractions
 import ipaddress
 import pathlib
 import re
-import sys
 import types
 import uuid
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ import pydantic_core
 
 from taskiq_pg_json.serializer.json_serializer import JsonSerializer
 
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "reference" / "types.md"
+
 _INTRODUCTION = """\
 # Types
 
@@ -29,7 +33,7 @@ What each type becomes in a jsonb column, how SQL reads it (`v ->> 0` stands for
 and what the sidecar in `types` says. A value comes back as the same type with the same content,
 wherever it is nested; the exceptions are listed below the table.
 
-This page is written by `python -m taskiq_pg_json.serializer.reference`.
+This page is written by `python tests/types_page.py`.
 
 | Python | stored JSON | in SQL | sidecar |
 |---|---|---|---|
@@ -177,4 +181,4 @@ def _code(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    PAGE.write_text(page(), "utf-8")
