@@ -80,7 +80,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._active = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._aside = asyncio.Semaphore(_FLUSHES_ASIDE)
-        self._patience = asyncio.Semaphore(_FLUSHES_ASIDE)
+        self._put_off_turns = asyncio.Semaphore(_FLUSHES_ASIDE)
         self._put_off = 0
         self._turns: deque[asyncio.Future[None]] = deque()
         self._admitted = 0
@@ -307,7 +307,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._start(self._flush_put_off(batch), partial(self._put_off_ended, batch))
 
     async def _flush_put_off(self, batch: Batch[ItemT, ResultT]) -> None:
-        async with self._patience:
+        async with self._put_off_turns:
             await self._flush_batch(batch, self._flush_patiently)
 
     def _put_off_ended(self, batch: Batch[ItemT, ResultT], task: asyncio.Task[None]) -> None:

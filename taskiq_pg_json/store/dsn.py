@@ -21,7 +21,7 @@ _SQLALCHEMY_DRIVER = re.compile(r"^(postgres(?:ql)?)\+[^:]+(://)")
 _UNKNOWN_OPTION = re.compile(r'invalid (URI query parameter:|connection option) "\w*"')
 # Without these a connection whose other end is gone without a word is waited for for hours. They
 # leave time to try again on another one: writes are given 30 seconds by default.
-_PATIENCE = {
+_TIMEOUTS = {
     "connect_timeout": 10,  # seconds
     "keepalives_idle": 10,  # seconds
     "keepalives_interval": 3,  # seconds
@@ -55,7 +55,7 @@ async def conninfo_of(dsn: Dsn) -> str:
     given = _parsed((await called(dsn) if callable(dsn) else dsn) or "")
     if _CONNECT_TIMEOUT_VARIABLE in os.environ:
         given.setdefault("connect_timeout", os.environ[_CONNECT_TIMEOUT_VARIABLE])
-    return make_conninfo(**_PATIENCE | given)
+    return make_conninfo(**_TIMEOUTS | given)
 
 
 async def called(dsn: Callable[[], Any]) -> str:
