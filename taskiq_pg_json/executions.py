@@ -37,7 +37,7 @@ class Execution:
         error: what it raised.
         runner: the asyncio task that it runs in.
         outer: the execution that it runs inside.
-        stranded: is called with it and the error, if any, of a runner that ended before it was
+        on_dropped: is called with it and the error, if any, of a runner that ended before it was
             left.
         result: what taskiq makes of it, once that is known.
     """
@@ -49,7 +49,7 @@ class Execution:
     _begun: float = field(default_factory=time.perf_counter)
     runner: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
     outer: Execution | None = None
-    stranded: Callable[[Execution, BaseException | None], None] | None = None
+    on_dropped: Callable[[Execution, BaseException | None], None] | None = None
     result: TaskiqResult[Any] | None = None
 
     def enter(self) -> None:
@@ -58,7 +58,7 @@ class Execution:
         # A task that this one merely spawned inherits the variable, and must not keep it alive.
         self.outer = outer if outer is not None and outer.runner is self.runner else None
         _current.set(self)
-        if self.runner is not None and self.stranded is not None and _is_receivers(self.runner):
+        if self.runner is not None and self.on_dropped is not None and _is_receivers(self.runner):
             self.runner.add_done_callback(self._runner_ended)
 
     def leave(self) -> None:
@@ -80,8 +80,8 @@ class Execution:
         return isinstance(runner.exception(), KeyboardInterrupt | SystemExit)
 
     def _runner_ended(self, runner: asyncio.Task[object]) -> None:
-        if self.stranded is not None:
-            self.stranded(self, _error_of(runner))
+        if self.on_dropped is not None:
+            self.on_dropped(self, _error_of(runner))
 
     def end(self) -> None:
         """Note how long it took."""

@@ -65,7 +65,7 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         self._record_started = record_started
         self._redactor = Redactor(redact)
         self._positions: dict[str, HiddenPositions] = {}
-        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._worker = _worker_name()
         self._ends: set[asyncio.Task[None]] = set()
 
     def startup(self) -> None:
@@ -74,7 +74,7 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         Raises:
             ConfigurationError: the broker's result backend is not a ``JsonbResultBackend``.
         """
-        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._worker = _worker_name()
         if (self._record_queued or self._record_started) and self._store is None:
             raise ConfigurationError(
                 f"record_queued and record_started need a JsonbResultBackend, and the broker has a "
@@ -111,8 +111,8 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         if self._record_started:
             await self._record(message, Status.STARTED, info)
             begun_at = _now()
-        stranded = partial(self._see_to, message)
-        Execution(message.task_id, info, begun_at, stranded=stranded).enter()
+        on_dropped = partial(self._store_dropped, message)
+        Execution(message.task_id, info, begun_at, on_dropped=on_dropped).enter()
         return message
 
     def on_error(
@@ -155,7 +155,7 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         elif self._record_queued or self._record_started:
             await self._discard(message, info)
 
-    def _see_to(
+    def _store_dropped(
         self, message: TaskiqMessage, execution: Execution, error: BaseException | None
     ) -> None:
         """Store a FAILURE for a task that taskiq has dropped, unless it runs once more.
@@ -275,6 +275,11 @@ def _was_not_acknowledged(execution: Execution, error: BaseException) -> bool:
     held = [frame.f_locals.get("ack_controller") for frame in frames]
     acks = next((acks for acks in held if isinstance(acks, AckController)), None)
     return acks is not None and acks.is_ackable and not acks.is_acked and execution.was_stopped
+
+
+def _worker_name() -> str:
+    """Return what names this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _now() -> datetime:

@@ -114,7 +114,7 @@ class ResultStore(Searchable):
         self._connections = Connections(**server)
         self._connections_apart = ConnectionsApart(**server)
         self._patience = max(_LEAST_PATIENCE, self._connections.retry_for)
-        self._connect_batchers()
+        self._make_parts()
         self._connections.watch_forks(self._forget_parents)
 
     async def __aenter__(self) -> Self:
@@ -147,7 +147,7 @@ class ResultStore(Searchable):
                 return
             self._loop = asyncio.get_running_loop()
             await self._connections.open()
-            self._connect_batchers()
+            self._make_parts()
             try:
                 if self._migrate == "auto":
                     await self.migrate()
@@ -409,15 +409,15 @@ class ResultStore(Searchable):
         self._loop = None
         self._coming_or_going = asyncio.Lock()
         self._connections.give_up()
-        self._connect_batchers()
+        self._make_parts()
 
     def _forget_parents(self) -> None:
         """Forget what a fork has copied of the process that it comes from."""
         self._loop = self._late = None
         self._coming_or_going = asyncio.Lock()
-        self._connect_batchers()
+        self._make_parts()
 
-    def _connect_batchers(self) -> None:
+    def _make_parts(self) -> None:
         self._writer = self._new_writer(self._connections)
         self._reader = Reader(self._connections, self.names, self.serializer, lanes=_READ_LANES)
         self._listener = Listener(
