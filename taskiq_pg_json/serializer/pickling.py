@@ -47,11 +47,6 @@ class PickleFallback:
             )
         self._keys = tuple(map(_as_bytes, keys or ()))
 
-    @property
-    def signed(self) -> bool:
-        """Whether rows are signed, and unsigned ones refused."""
-        return bool(self._keys)
-
     def dumps(self, value: object, *, refuse: Callable[[object], None]) -> bytes:
         """Pickle one leaf, and check that it loads back.
 
