@@ -1,10 +1,10 @@
 """Every error that this package raises.
 
 TaskiqPgJsonError
-├── ConfigurationError            a constructor argument that cannot work (also a ValueError)
+├── ConfigurationError            an argument that cannot work (also a ValueError)
 ├── NotStartedError               used outside startup() … shutdown() (also a RuntimeError)
 ├── InvalidTaskIdError            an id that the task_id column cannot hold (also a ValueError)
-├── TaskNotFoundError             no row of that id (also a LookupError)
+├── TaskNotFoundError             no such task, or none that has ended (also a LookupError)
 ├── FilterError                   a filter, order or cursor that cannot work (also a ValueError)
 ├── SearchTimeoutError            a search took too long (also a TimeoutError)
 ├── NotLoadedError                a column that a search was told to leave out (also a LookupError)
@@ -33,7 +33,7 @@ class TaskiqPgJsonError(Exception):
 
 
 class ConfigurationError(TaskiqPgJsonError, ValueError):
-    """A constructor argument cannot work; the message names it and a way out."""
+    """An argument cannot work; the message names it and a way out."""
 
 
 class NotStartedError(TaskiqPgJsonError, RuntimeError):
@@ -45,7 +45,7 @@ class InvalidTaskIdError(TaskiqPgJsonError, ValueError):
 
 
 class TaskNotFoundError(TaskiqPgJsonError, LookupError):
-    """There is no row of this task id."""
+    """There is no such task, or, where its outcome is asked for, none that has ended."""
 
 
 class FilterError(TaskiqPgJsonError, ValueError):
