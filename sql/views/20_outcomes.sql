@@ -63,4 +63,4 @@ COMMENT ON COLUMN {outcomes}.execution_time   IS 'Seconds that the task ran, or 
 COMMENT ON COLUMN {outcomes}.queued_at        IS 'When the task was sent.';
 COMMENT ON COLUMN {outcomes}.started_at       IS 'When a worker began the task.';
 COMMENT ON COLUMN {outcomes}.finished_at      IS 'When the task ended; NULL while it has not.';
-COMMENT ON COLUMN {outcomes}.expires_at       IS 'When the row disappears from here and may be purged; NULL means never.';
+COMMENT ON COLUMN {outcomes}.expires_at       IS 'When the row disappears from here and may be deleted; NULL means never.';
