@@ -169,7 +169,7 @@ class WaitTimeoutError(TaskiqPgJsonError, TimeoutError):
 
     def __init__(self, pending: tuple[str, ...], timeout: float) -> None:
         shown = ", ".join(pending[:3]) + ("…" if len(pending) > 3 else "")  # noqa: PLR2004 - a few
-        super().__init__(f"{len(pending)} tasks have not ended after {timeout:g} s: {shown}")
+        super().__init__(f"Not ended after {timeout:g} s: {shown} ({len(pending)} in all).")
         self.pending = pending
 
 

@@ -336,13 +336,13 @@ class TestTaskIds:
     @pytest.mark.parametrize(
         ("task_id", "reason"),
         [
-            (7, "int"),
-            (None, "NoneType"),
-            (b"bytes", "bytes"),
-            ("nul\0", "NUL"),
-            ("\ud800", "Unicode"),
-            ("x" * 1001, "1001 bytes"),
-            ("表" * 700, "2100 bytes"),
+            (7, r"7 is no str: give str\(task_id\)"),
+            (None, "None is no str"),
+            (b"bytes", "b'bytes' is no str"),
+            ("nul\0", "NUL character: remove it"),
+            ("\ud800", "Unicode.*: remove"),
+            ("x" * 1001, "1001 bytes.*shorter"),
+            ("表" * 700, "2100 bytes.*shorter"),
         ],
     )
     async def test_an_id_that_cannot_be_stored_is_refused(self, backend, task_id, reason):

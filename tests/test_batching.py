@@ -147,6 +147,7 @@ async def test_what_gets_no_further_while_it_closes_is_given_up():
     ended = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(end) for end in ended} == {int, WriteTimeoutError}
     assert isinstance(ended[5], WriteTimeoutError)
+    assert "Given up at shutdown" in str(ended[5])
 
 
 async def test_callers_in_a_closed_loop_share_batches():

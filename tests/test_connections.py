@@ -164,8 +164,9 @@ class TestDsn:
         ],
     )
     def test_an_argument_that_cannot_work_is_named_at_once(self, arguments):
-        with pytest.raises(ConfigurationError, match=next(reversed(arguments))):
+        with pytest.raises(ConfigurationError, match=next(reversed(arguments))) as refused:
             JsonbResultBackend(**arguments)
+        assert "is no " not in str(refused.value)  # it says what to give instead
 
     def test_parameters_of_a_connection_are_libpqs_and_psycopgs(self):
         kwargs = {"application_name": "shop", "row_factory": dict_row, "prepare_threshold": None}

@@ -81,5 +81,5 @@ async def test_an_error_that_the_database_cannot_hold_is_still_a_failure(latin):
 
 
 async def test_a_progress_that_the_database_cannot_hold_is_an_encode_error(latin):
-    with pytest.raises(ResultEncodeError, match="refused the progress"):
+    with pytest.raises(ResultEncodeError, match=r"refused the progress.*: .*\. Report something"):
         await latin.set_progress("id", Progress("half", {"text": "😀"}))

@@ -184,7 +184,9 @@ def check_identifier(what: str, name: object) -> None:
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{what} is not valid Unicode text.") from error
+        raise ConfigurationError(
+            f"{what} is not valid Unicode text: remove its lone surrogates."
+        ) from error
     if size > MAX_IDENTIFIER_BYTES:
         raise ConfigurationError(
             f"{what} has {size} bytes, and PostgreSQL cuts names at "

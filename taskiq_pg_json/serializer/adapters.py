@@ -58,7 +58,7 @@ def as_result_serializer(serializer: object | None) -> ResultSerializer:
         return JsonSerializer()
     if isinstance(serializer, type):
         name = serializer.__qualname__
-        raise ConfigurationError(f"serializer={name} is a class: give an instance, {name}()")
+        raise ConfigurationError(f"serializer={name} is a class: give an instance, {name}().")
     if isinstance(serializer, ResultSerializer):
         return serializer
     if callable(getattr(serializer, "dumpb", None)) and callable(
@@ -68,7 +68,7 @@ def as_result_serializer(serializer: object | None) -> ResultSerializer:
     raise ConfigurationError(
         f"serializer={short_repr(serializer)} cannot serialize results: give None for JSON, a"
         " JsonSerializer(), an object with encode() and decode() (ResultSerializer), or one of"
-        " taskiq's serializers, which have dumpb() and loadb()"
+        " taskiq's serializers, which have dumpb() and loadb()."
     )
 
 

@@ -58,15 +58,15 @@ class JsonSerializer:
         _check_choice("on_unknown_type", on_unknown_type, ("plain", "error"))
         _check_choice("secrets", secrets, ("refuse", "store"))
         if not isinstance(registry, TypeRegistry | None):
-            raise ConfigurationError(f"registry={registry!r}: give a TypeRegistry()")
+            raise ConfigurationError(f"registry={registry!r}: give a TypeRegistry().")
         if not isinstance(fallback, PickleFallback | None):
-            raise ConfigurationError(f"fallback={fallback!r}: give PickleFallback() or None")
+            raise ConfigurationError(f"fallback={fallback!r}: give PickleFallback() or None.")
         if isinstance(allow, str):
-            raise ConfigurationError(f"allow={allow!r} is one text: give a list, [{allow!r}]")
+            raise ConfigurationError(f"allow={allow!r} is one text: give a list, [{allow!r}].")
         if not all(isinstance(pattern, str) for pattern in allow):
-            raise ConfigurationError(f"allow={allow!r}: give patterns of names, as text")
+            raise ConfigurationError(f"allow={allow!r}: give patterns of names, as text.")
         if type(max_bytes) is not int or max_bytes < 1:
-            raise ConfigurationError(f"max_bytes={max_bytes!r} is no number of bytes")
+            raise ConfigurationError(f"max_bytes={max_bytes!r}: give a number of bytes.")
         self.registry = TypeRegistry() if registry is None else registry
         self.fallback = fallback
         self.max_bytes = max_bytes
@@ -116,4 +116,4 @@ class JsonSerializer:
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ConfigurationError(f"{name}={value!r}: it is one of {', '.join(choices)}")
+        raise ConfigurationError(f"{name}={value!r}: it is one of {', '.join(choices)}.")

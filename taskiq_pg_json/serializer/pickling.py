@@ -43,7 +43,7 @@ class PickleFallback:
         if keys is not None and not _are_keys(keys):
             raise ConfigurationError(
                 f"PickleFallback(key=…) needs keys of at least {_MIN_KEY} bytes,"
-                " such as secrets.token_bytes(32), one or a list of them"
+                " such as secrets.token_bytes(32), one or a list of them."
             )
         self._keys = tuple(map(_as_bytes, keys or ()))
 

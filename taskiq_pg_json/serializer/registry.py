@@ -63,24 +63,24 @@ class TypeRegistry:
                 is missing, the class needs them, or none can take the place of what it has.
         """
         if not isinstance(cls, type):
-            raise ConfigurationError(f"{cls!r} is no class: give the class itself")
+            raise ConfigurationError(f"{cls!r} is no class: give the class itself.")
         natural = f"{cls.__module__}:{cls.__qualname__}"
         if isinstance(old_names, str):
             raise ConfigurationError(
-                f"{natural}: old_names={old_names!r} is one text: give a list, [{old_names!r}]"
+                f"{natural}: old_names={old_names!r} is one text: give a list, [{old_names!r}]."
             )
         if cls in BUILTINS:
             raise ConfigurationError(
                 f"{natural} is stored as JSON and comes back as it was: no codec takes the place of"
-                " that. Register a subclass, or a class of yours that holds the value"
+                " that. Register a subclass, or a class of yours that holds the value."
             )
         if (encode is None) != (decode is None):
             raise ConfigurationError(
-                f"{natural}: give both encode= and decode=, or neither for a class with fields"
+                f"{natural}: give both encode= and decode=, or neither for a class with fields."
             )
         if encode is None and kind_of(cls) is None:
             raise ConfigurationError(
-                f"{natural} has no fields that could be stored: give encode= and decode="
+                f"{natural} has no fields that could be stored: give encode= and decode=."
             )
         entry = Registration(cls, name or natural, encode, decode, dict(old_fields or {}))
         names = {entry.name, natural, *old_names}
@@ -88,7 +88,7 @@ class TypeRegistry:
             if self._by_name[taken].cls is not cls:
                 raise ConfigurationError(
                     f"{taken!r} is the stored name of {self._by_name[taken].cls!r} already:"
-                    f" give {natural} another name="
+                    f" give {natural} another name=."
                 )
         self._by_class[cls] = entry
         self._by_name.update(dict.fromkeys(names, entry))

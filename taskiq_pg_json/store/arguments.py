@@ -60,11 +60,11 @@ def check_pool_arguments(given: Mapping[str, object], *, lent: bool) -> None:
     connection_class = given.get("connection_class", AsyncConnection)
     if not (isinstance(connection_class, type) and issubclass(connection_class, AsyncConnection)):
         raise ConfigurationError(
-            f"connection_class={connection_class!r} is no class of psycopg.AsyncConnection's."
+            f"connection_class={connection_class!r}: give psycopg.AsyncConnection or a subclass."
         )
     for name in _NUMBERS:
         if name in given and not isinstance(given[name], int | float):
-            raise ConfigurationError(f"{name}={given[name]!r} is no number.")
+            raise ConfigurationError(f"{name}={given[name]!r}: give a number.")
     _check_connect_kwargs(given.get("kwargs"))
 
 
@@ -97,7 +97,7 @@ def checked_seconds(parameter: str, value: object) -> float:
         ConfigurationError: it is none.
     """
     if not is_seconds(value):
-        raise ConfigurationError(f"{parameter}={value!r} is no number of seconds.")
+        raise ConfigurationError(f"{parameter}={value!r}: give a number of seconds.")
     return float(value)
 
 

@@ -143,7 +143,10 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     def _give_up(self, patience: float) -> None:
         """Answer all that is left with an error, and flush no more."""
-        self._error = WriteTimeoutError(f"It was not done in {patience:g} s while shutting down.")
+        self._error = WriteTimeoutError(
+            f"Given up at shutdown: nothing went through to PostgreSQL for {patience:g} s. Give a "
+            "longer write_timeout=."
+        )
         while self._waiting:
             resolve(self._waiting.popleft()[1], self._error)
         for task in self._tasks:

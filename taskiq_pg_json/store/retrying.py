@@ -127,7 +127,8 @@ async def retry(
                 raise
             if is_late:
                 raise WriteTimeoutError(
-                    f"PostgreSQL could not be reached for {seconds:g} s, or did not do it: {error}"
+                    f"PostgreSQL could not be reached, or did not do it, for {seconds:g} s "
+                    f"(write_timeout=): {error}"
                 ) from error
             logger.warning(
                 "PostgreSQL is away, or cannot do it now: trying again in %.2g s: %s", pause, error

@@ -178,7 +178,8 @@ class RowEncoder:
 def refused_progress(task_id: str, progress: Progress, reason: Exception) -> ResultEncodeError:
     """Return the error for a progress that the server refused."""
     return ResultEncodeError(
-        f"PostgreSQL refused the progress of task {task_id}: {reason}",
+        f"PostgreSQL refused the progress of task {task_id}: {reason}. "
+        "Report something smaller or simpler.",
         task_id=task_id,
         path="meta",
         type_name=full_name(type(progress.meta)),

@@ -27,18 +27,21 @@ def checked_task_id(task_id: object) -> str:
     if not isinstance(task_id, str):
         if isinstance(task_id, UUID):
             return str(task_id)
-        raise InvalidTaskIdError(f"task_id={task_id!r} is a {type(task_id).__name__}, not a str.")
+        raise InvalidTaskIdError(f"task_id={task_id!r} is no str: give str(task_id).")
     if task_id.isascii() and len(task_id) <= MAX_TASK_ID_BYTES and "\0" not in task_id:
         return task_id
     try:
         size = len(task_id.encode())
     except UnicodeEncodeError as error:
-        raise InvalidTaskIdError(f"task_id={task_id!r} is not valid Unicode text.") from error
+        raise InvalidTaskIdError(
+            f"task_id={task_id!r} is not valid Unicode text: remove its lone surrogates."
+        ) from error
     if "\0" in task_id:
         raise InvalidTaskIdError(f"task_id={task_id!r} holds a NUL character: remove it.")
     if size > MAX_TASK_ID_BYTES:
         raise InvalidTaskIdError(
-            f"task_id={task_id[:40]!r}… has {size} bytes; {MAX_TASK_ID_BYTES} are the most."
+            f"task_id={task_id[:40]!r}… has {size} bytes, and {MAX_TASK_ID_BYTES} are the most: "
+            "give a shorter one."
         )
     return task_id
 
