@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from datetime import datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
@@ -10,6 +11,7 @@ import pytest
 from seeds import NOW, PaymentError, ago, finish, unfinished
 
 from taskiq_pg_json import FilterError, ResultStore
+from taskiq_pg_json.schema import sql_directory
 
 MIDNIGHT = datetime(2026, 3, 4, tzinfo=timezone.utc)
 FIRST = datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))
@@ -255,6 +257,18 @@ async def test_an_argument_that_cannot_work_is_a_clear_error(store, arguments, m
     await finish(store, "1")
     with pytest.raises(FilterError, match=message):
         await store.stats(**arguments)
+
+
+def test_durations_are_classed_alike_wherever_they_are():
+    found = [
+        re.sub(r"\bresult\.", "", made)
+        for path in sorted(sql_directory().rglob("*.sql"))
+        for made in re.findall(r"floor\(.* ln\(.*execution_time.*?\)\)+", path.read_text("utf-8"))
+    ]
+    # of the view, the server's statistics, the rollup counted and not, and the rows
+    assert [made.rstrip(")") for made in found] == [
+        "floor(100.5 * ln(greatest(execution_time, 1e-6"
+    ] * 5
 
 
 async def test_rows_that_would_fill_the_memory_are_a_clear_error(store, admin, table_name):
