@@ -5,9 +5,9 @@ from __future__ import annotations
 from taskiq_pg_json.serializer.adapters import DescribedValueWarning, as_result_serializer
 from taskiq_pg_json.serializer.json_serializer import JsonSerializer
 from taskiq_pg_json.serializer.leaves import IncompleteValueWarning, PickledValueWarning
+from taskiq_pg_json.serializer.lookup import UnresolvedTypeWarning
 from taskiq_pg_json.serializer.pickling import PickleFallback
 from taskiq_pg_json.serializer.protocol import EncodedRow, ResultSerializer
-from taskiq_pg_json.serializer.reading import UnresolvedTypeWarning
 from taskiq_pg_json.serializer.registry import TypeRegistry
 
 __all__ = [

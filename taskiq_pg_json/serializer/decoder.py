@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from taskiq_pg_json.serializer.classes import Shape
+    from taskiq_pg_json.serializer.lookup import Lookup
     from taskiq_pg_json.serializer.protocol import Node
-    from taskiq_pg_json.serializer.reading import Reading
 
     Reader = Callable[["Decoder", Any, str, Node], object]
 
@@ -51,16 +51,16 @@ class Decoder:
     """Decodes the columns of one row.
 
     Args:
-        reading: the decoding side of the serializer.
+        lookup: finds the classes of stored names.
         leaves: loads the pickled leaf of a number.
 
     Attributes:
         unknown: values so far whose types were not to be had.
     """
 
-    def __init__(self, reading: Reading, leaves: Callable[[int], object]) -> None:
-        self.reading = reading
-        self.registry = reading.registry
+    def __init__(self, lookup: Lookup, leaves: Callable[[int], object]) -> None:
+        self.lookup = lookup
+        self.registry = lookup.registry
         self.leaves = leaves
         self._parts: dict[int, object] | None = None
         self.unknown = 0
@@ -175,7 +175,7 @@ class Decoder:
         """The class of a stored type name."""
         found = self._classes.get(name)
         if found is None:
-            found = self.reading.find(name)
+            found = self.lookup.find(name)
             if found is not None:
                 self._classes[name] = found
         return found
@@ -193,7 +193,7 @@ class Decoder:
     def unresolved(self, name: str, plain: object, reason: str = "") -> object:
         """What stands for a value whose type is not to be had."""
         self.unknown += 1
-        return self.reading.unresolved(name, plain, reason)
+        return self.lookup.unresolved(name, plain, reason)
 
     def inner(self, plain: object, node: Node) -> Any:  # noqa: ANN401 - its reader knows
         """The one value inside a type that wraps it."""

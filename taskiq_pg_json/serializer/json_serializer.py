@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from taskiq_pg_json.errors import ConfigurationError
+from taskiq_pg_json.serializer.lookup import Lookup
 from taskiq_pg_json.serializer.pickling import PickleFallback
 from taskiq_pg_json.serializer.plainrows import read_plain, write_plain
 from taskiq_pg_json.serializer.plan import Plan
-from taskiq_pg_json.serializer.reading import Reading
+from taskiq_pg_json.serializer.reading import RowReader
 from taskiq_pg_json.serializer.registry import TypeRegistry
-from taskiq_pg_json.serializer.rows import RowReader
 from taskiq_pg_json.serializer.writing import RowWriter
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class JsonSerializer:
         self.max_bytes = max_bytes
         self._preserve_order = preserve_order
         self._store_secrets = secrets == "store"
-        self._reading = Reading(
+        self._lookup = Lookup(
             self.registry, allow, strict=strict, refuse_unknown=on_unknown_type == "error"
         )
         self._make_plan()
@@ -86,7 +86,7 @@ class JsonSerializer:
             store_secrets=self._store_secrets,
             max_bytes=self.max_bytes,
         )
-        self._reading.forget()
+        self._lookup.forget()
 
     def encode(self, columns: Mapping[str, object], *, task_id: str) -> EncodedRow:
         """Encode one row's values.
@@ -111,7 +111,7 @@ class JsonSerializer:
         values = read_plain(row)
         if values is not None:
             return values
-        return RowReader(self._reading, self.fallback, row, task_id).read()
+        return RowReader(self._lookup, self.fallback, row, task_id).read()
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

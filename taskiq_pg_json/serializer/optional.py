@@ -137,7 +137,7 @@ def _array(numpy: Any, items: Any, dtype: str, shape: tuple[int, ...]) -> Any:  
 
 
 def _read_array(decoder: Decoder, plain: object, argument: str, node: Node) -> object:
-    numpy = decoder.reading.module("numpy")
+    numpy = decoder.lookup.module("numpy")
     if numpy is None:
         return decoder.unresolved(f"ndarray:{argument}", plain)
     dtype, _, sizes = argument.rpartition(":")
@@ -146,7 +146,7 @@ def _read_array(decoder: Decoder, plain: object, argument: str, node: Node) -> o
 
 
 def _read_number(decoder: Decoder, plain: object, argument: str, node: Node) -> object:
-    numpy = decoder.reading.module("numpy")
+    numpy = decoder.lookup.module("numpy")
     if numpy is None:
         return decoder.unresolved(f"numpy:{argument}", plain)
     item = decoder.inner(plain, node)
@@ -202,7 +202,7 @@ def _timedelta(pandas: Any, plain: str, unit: str) -> Any:  # noqa: ANN401
 
 
 def _read_pandas(decoder: Decoder, plain: object, argument: str, _node: Node) -> object:
-    pandas: Any = decoder.reading.module("pandas")
+    pandas: Any = decoder.lookup.module("pandas")
     if pandas is None:
         return decoder.unresolved(f"pandas:{argument}", plain)
     what, _, rest = argument.partition(":")

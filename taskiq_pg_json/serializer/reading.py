@@ -1,108 +1,117 @@
-"""The decoding side of one serializer: finding classes, and what to do without one."""
+"""Reading one row: its columns, by its sidecar, with its pickled leaves."""
 
 from __future__ import annotations
 
-import re
-import sys
-import warnings
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from taskiq_pg_json.serializer.resolve import Resolver
+import orjson
+
+from taskiq_pg_json.errors import ResultDecodeError
+from taskiq_pg_json.serializer.decoder import Decoder
+from taskiq_pg_json.serializer.frames import writer_of
+from taskiq_pg_json.serializer.sidecar import is_sidecar, shared
+from taskiq_pg_json.serializer.tracing import TracingDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from taskiq_pg_json.serializer.registry import TypeRegistry
-
-
-class UnresolvedTypeError(Exception):
-    """A stored type name leads to no class, and ``on_unknown_type`` is ``"error"``."""
+    from taskiq_pg_json.serializer.lookup import Lookup
+    from taskiq_pg_json.serializer.pickling import PickleFallback
+    from taskiq_pg_json.serializer.protocol import EncodedRow, Node
 
 
-class UnresolvedTypeWarning(UserWarning):
-    """A stored type name led to no class: the plain JSON is returned in its place."""
-
-
-Place = tuple[str, ModuleType, str, object]
-"""A module, by name and itself, a name in it, and what that holds."""
-
-_LOCATION = re.compile(r"([^][,:]+):([^][,:.]+)")
-_MAX_WARNINGS = 1_000
-"""Names that are remembered as warned of: a damaged row could hold any number."""
-_MAX_FOUND = 4_096
-"""Names that are remembered with their classes: rows can name any number of parametrised models."""
-_RESOLVE = (
-    "it is not registered, not allowed, or its module is not imported here:"
-    ' TypeRegistry.register(…), JsonSerializer(allow=["package.*"]), or import it'
-)
-
-
-class Reading:
-    """Resolves names, once each, and warns once of each that cannot be."""
+class RowReader:
+    """Decodes the columns of one row."""
 
     def __init__(
-        self, registry: TypeRegistry, allow: Sequence[str], *, strict: bool, refuse_unknown: bool
+        self, lookup: Lookup, fallback: PickleFallback | None, row: EncodedRow, task_id: str
     ) -> None:
-        self.registry = registry
-        self._resolver = Resolver(registry, allow, strict=strict)
-        self._refuse_unknown = refuse_unknown
-        self._found: dict[str, tuple[type, tuple[Place, ...]]] = {}
-        self._warned: set[str] = set()
+        self._lookup = lookup
+        self._fallback = fallback
+        self._row = row
+        self._task_id = task_id
+        self._leaves: list[bytes] | None = None
+        self._decoder = Decoder(lookup, self._leaf)
 
-    def forget(self) -> None:
-        """Resolve every name anew: the registry has changed."""
-        self._found.clear()
-
-    def find(self, name: str) -> type | None:
-        """The class of a stored type name."""
-        known = self._found.get(name)
-        if known is not None:
-            cls, places = known
-            for module_name, module, attribute, held in places:
-                if sys.modules.get(module_name) is not module or (
-                    module.__dict__.get(attribute) is not held
-                ):
-                    break
-            else:
-                return cls
-        found = self._resolver.find(name)
-        if found is not None:
-            if len(self._found) >= _MAX_FOUND:
-                self._found.clear()
-            self._found[name] = found, self._places(name)
-        return found
-
-    def _places(self, name: str) -> tuple[Place, ...]:
-        """What has to stay as it is for a name to lead to the same classes.
-
-        A module that is loaded again, or a cell of a notebook that is run again, replaces them.
-        """
-        location = name.partition(":")[2]
-        if self.registry.of_name(location) is not None:
-            return ()
-        return tuple(
-            (module_name, module, attribute, vars(module).get(attribute))
-            for module_name, attribute in _LOCATION.findall(location)
-            if (module := sys.modules.get(module_name)) is not None
-        )
-
-    def module(self, name: str) -> ModuleType | None:
-        """A module that is imported, or that ``allow`` names."""
-        return self._resolver.module(name)
-
-    def unresolved(self, name: str, plain: object, reason: str) -> object:
-        """The plain value, with a warning the first time.
+    def read(self) -> dict[str, object]:
+        """The values of the columns.
 
         Raises:
-            UnresolvedTypeError: unknown types are refused.
+            ResultDecodeError: the row is damaged, or holds what may not be read.
         """
-        reason = reason or _RESOLVE
-        if self._refuse_unknown:
-            raise UnresolvedTypeError(f"{name}: {reason}")
-        if name not in self._warned and len(self._warned) < _MAX_WARNINGS:
-            self._warned.add(name)
-            warnings.warn(
-                f"{name} comes back as plain JSON: {reason}", UnresolvedTypeWarning, stacklevel=2
+        types = self._types()
+        values: dict[str, object] = {}
+        for name, data in self._row.columns.items():
+            node = types.get(name)
+            if node is None and name != "error":
+                values[name] = self._loads(name, data)
+            else:
+                values[name] = self._column(
+                    name, data, cast("Node | None", node), types.get("parts")
+                )
+        return values
+
+    def _loads(self, name: str, data: bytes) -> object:
+        try:
+            return orjson.loads(data)
+        except Exception as exc:
+            raise self._error(name, data, None, exc) from exc
+
+    def _types(self) -> dict[str, object]:
+        data = self._row.types
+        if data is None:
+            return {}
+        known = shared(data)
+        if known is not None:
+            return known
+        types = self._loads("types", data)
+        if not is_sidecar(types):
+            problem = ValueError("damaged, or written by a newer version of taskiq-pg-json")
+            raise self._error("types", types, None, problem)
+        return types
+
+    def _column(self, name: str, data: bytes, node: Node | None, parts: object) -> object:
+        plain = self._loads(name, data)
+        if plain is None:
+            return None
+        try:
+            return self._decoder.column_of(name, plain, node, parts)
+        except Exception:  # noqa: BLE001 - whatever it was, the next decoder says where
+            tracing = TracingDecoder(self._lookup, self._leaf, name)
+        try:
+            plain, parts = self._loads(name, data), self._types().get("parts")
+            return tracing.column_of(name, plain, node, parts)
+        except Exception as exc:
+            failed, failed_node = tracing.failed or (plain, node)
+            raise self._error("".join(tracing.path), failed, failed_node, exc) from exc
+
+    def _leaf(self, number: int) -> object:
+        """The value of a pickled leaf.
+
+        Raises:
+            ValueError: there is none, or it may not be read.
+        """
+        writer = writer_of(self._row.pickled or b"")
+        if writer is not None:
+            raise ValueError(f"it was written by {writer}: give that serializer to read it")
+        if self._fallback is None:
+            raise ValueError(
+                "it was pickled, and fallback=None reads no pickle: JsonSerializer("
+                "fallback=PickleFallback(…)) does"
             )
-        return plain
+        if self._row.pickled is None:
+            raise ValueError("its pickle is missing: the row was read without its pickled column")
+        if self._leaves is None:
+            self._leaves = self._fallback.unpack(self._row.pickled, task_id=self._task_id)
+        return self._fallback.loads(self._leaves[number])
+
+    def _error(self, path: str, plain: object, node: object, exc: Exception) -> ResultDecodeError:
+        named = node
+        if isinstance(node, dict):
+            named = node.get("type", "pickle" if "pickle" in node else None)
+        return ResultDecodeError(
+            f"task {self._task_id}: {path} ({named or 'JSON'}) cannot be turned into Python again:"
+            f" {type(exc).__name__}: {exc}. Its plain JSON is in the error's .plain",
+            task_id=self._task_id,
+            path=path,
+            type_name=str(named or "JSON"),
+            plain=plain,
+        )

@@ -10,8 +10,8 @@ from taskiq_pg_json.serializer.nodes import MISSING, fields_of, indices
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from taskiq_pg_json.serializer.lookup import Lookup
     from taskiq_pg_json.serializer.protocol import Node
-    from taskiq_pg_json.serializer.reading import Reading
 
 
 class TracingDecoder(Decoder):
@@ -22,8 +22,8 @@ class TracingDecoder(Decoder):
         failed: the plain value and the node that failed.
     """
 
-    def __init__(self, reading: Reading, leaves: Callable[[int], object], column: str) -> None:
-        super().__init__(reading, leaves)
+    def __init__(self, lookup: Lookup, leaves: Callable[[int], object], column: str) -> None:
+        super().__init__(lookup, leaves)
         self.path = [column]
         self.failed: tuple[object, object] | None = None
 

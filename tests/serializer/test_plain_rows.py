@@ -19,7 +19,7 @@ from taskiq_pg_json import JsonSerializer
 from taskiq_pg_json.serializer import knownforms
 from taskiq_pg_json.serializer.plainrows import Unread, read_plain, read_return_value, write_plain
 from taskiq_pg_json.serializer.protocol import EncodedRow
-from taskiq_pg_json.serializer.rows import RowReader
+from taskiq_pg_json.serializer.reading import RowReader
 from taskiq_pg_json.serializer.writing import RowWriter
 
 
@@ -195,7 +195,7 @@ def test_both_readers_give_the_same_values(value):
     row = serializer.encode({"return_value": value, "labels": {}}, task_id="t")
     found = read_plain(row)
     if found is not None:
-        reader = RowReader(serializer._reading, serializer.fallback, row, "t")
+        reader = RowReader(serializer._lookup, serializer.fallback, row, "t")
         assert same(found, reader.read())
     data, types = row.columns["return_value"], row.types
     for alone in (
@@ -232,7 +232,7 @@ def test_rows_that_others_have_changed_are_read_alike(plain, node):
     )
     found = read_plain(row)
     assert found is not None
-    assert same(found, RowReader(serializer._reading, None, row, "t").read())
+    assert same(found, RowReader(serializer._lookup, None, row, "t").read())
     alone = read_return_value(row.columns["return_value"], row.types)
     assert same(alone, found["return_value"])
 

@@ -22,7 +22,7 @@ from taskiq_pg_json.errors import (
     ResultDecodeError,
     ResultEncodeError,
 )
-from taskiq_pg_json.serializer import PickledValueWarning, UnresolvedTypeWarning, reading, text
+from taskiq_pg_json.serializer import PickledValueWarning, UnresolvedTypeWarning, lookup, text
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
 KEY = b"a key of this test, 32 bytes long"
@@ -196,12 +196,12 @@ def test_no_model_is_built_of_a_class_without_a_name_of_its_own(argument):
 
 
 def test_the_names_that_are_remembered_are_bounded(monkeypatch):
-    monkeypatch.setattr(reading, "_MAX_FOUND", 10)
+    monkeypatch.setattr(lookup, "_MAX_FOUND", 10)
     serializer = JsonSerializer(fallback=None)
     for number in range(25):
         name = f"model:samples:Page[Literal[{number}]]"
         assert isinstance(read(serializer, {"items": []}, name), samples.Page)
-        assert len(serializer._reading._found) <= 10
+        assert len(serializer._lookup._found) <= 10
 
 
 @pytest.mark.parametrize(
