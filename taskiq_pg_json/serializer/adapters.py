@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import TYPE_CHECKING, Protocol, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
-import pydantic_core
+from pydantic import ConfigDict
+from pydantic_core import SchemaSerializer, core_schema
 
 from taskiq_pg_json.errors import ConfigurationError, ResultDecodeError, ResultEncodeError
 from taskiq_pg_json.serializer.exceptions.printable import full_name, short_repr
@@ -26,6 +28,18 @@ if TYPE_CHECKING:
 _ERROR = "error"
 _WRITER = "serializer"
 _PROBE: dict[str, object] = {"probe": [None, True, 1, 1.5, "é", {}]}
+_BY_ALIAS = None if "serialize_by_alias" in ConfigDict.__annotations__ else False
+"""By field name, unless a model's own configuration says otherwise, as ``model_dump`` does."""
+_JSONABLE = SchemaSerializer(core_schema.any_schema(), {"ser_json_inf_nan": "constants"})
+_JSONABLE_BASE64 = SchemaSerializer(
+    core_schema.any_schema(), {"ser_json_inf_nan": "constants", "ser_json_bytes": "base64"}
+)
+
+
+@dataclass
+class _Probe:
+    shown: int = 1
+    _kept: int = 2
 
 
 class DescribedValueWarning(UserWarning):
@@ -75,8 +89,9 @@ def as_result_serializer(serializer: object | None) -> ResultSerializer:
 class TaskiqSerializerAdapter:
     """A taskiq serializer as a ``ResultSerializer``.
 
-    What it refuses is given to it once more as JSON-able data (dataclasses and models as dicts,
-    dates as text), which is what it then gives back.
+    One of taskiq's that writes JSON is given JSON-able data (dataclasses and models as dicts, dates
+    as text), as taskiq itself makes them: it would leave out fields, and write those that a model
+    hides. Any other one is given the value, and once more as JSON-able data where it refuses it.
 
     Attributes:
         name: as in ``taskiq:ORJSONSerializer``.
@@ -86,6 +101,9 @@ class TaskiqSerializerAdapter:
         self.name = f"taskiq:{type(serializer).__name__}"
         self._serializer = serializer
         self._writes_json = _writes_json(serializer)
+        self._dumps = [self._checked_dump, self._dump_jsonable]
+        if self._writes_json and (_is_taskiqs(serializer) or _drops_fields(serializer)):
+            self._dumps.reverse()
         self._json = JsonSerializer(fallback=None)
 
     def encode(self, columns: Mapping[str, object], *, task_id: str) -> EncodedRow:
@@ -136,19 +154,30 @@ class TaskiqSerializerAdapter:
         return {column: values[column] for column in row.columns}
 
     def _dump(self, value: object, column: str, task_id: str) -> bytes:
+        first, second = self._dumps
         try:
-            return self._checked_dump(value)
+            return first(value)
         except Exception as refused:  # noqa: BLE001 - a serializer of the user's own choice
             try:
-                return self._dump_described(_to_jsonable(value, self._describe))
+                return second(value)
             except Exception as exc:
                 raise ResultEncodeError(
                     f"{self.name} cannot write the {column} of task {task_id!r}, neither as it is"
-                    f" ({refused}) nor as JSON-able data ({exc}); JsonSerializer() may",
+                    f" nor as JSON-able data ({refused}; {exc}); JsonSerializer() may",
                     task_id=task_id,
                     path=column,
                     type_name=full_name(type(value)),
                 ) from exc
+
+    def _dump_jsonable(self, value: object) -> bytes:
+        return self._dump_described(_to_jsonable(value, self._written_alone))
+
+    def _written_alone(self, leaf: object) -> object:
+        """What the serializer itself makes of an object that nobody else knows."""
+        try:
+            return self._parse(self._serializer.dumpb(leaf))
+        except Exception:  # noqa: BLE001 - likewise
+            return self._describe(leaf)
 
     def _dump_described(self, value: object) -> bytes:
         """JSON-able data, described where it is refused as well, such as a long int."""
@@ -241,12 +270,27 @@ def _writes_json(serializer: TaskiqSerializer) -> bool:
     return written == _PROBE
 
 
-def _to_jsonable(value: object, fallback: Callable[[object], str]) -> object:
-    """As taskiq makes results JSON-able; bytes that are no text become Base64, with all others."""
+def _is_taskiqs(serializer: TaskiqSerializer) -> bool:
+    module = getattr(type(serializer).dumpb, "__module__", None)
+    return isinstance(module, str) and module.startswith("taskiq.")
+
+
+def _drops_fields(serializer: TaskiqSerializer) -> bool:
+    """Whether it writes dataclasses by itself and not in full, as orjson does."""
     try:
-        return pydantic_core.to_jsonable_python(value, fallback=fallback)
+        written: object = json.loads(serializer.dumpb(_Probe()))
+    except Exception:  # noqa: BLE001 - likewise
+        return False
+    return written == {"shown": 1}
+
+
+def _to_jsonable(value: object, fallback: Callable[[object], object]) -> object:
+    """As taskiq makes results JSON-able; bytes that are no text become Base64, with all others."""
+    options: dict[str, Any] = {"mode": "json", "fallback": fallback, "by_alias": _BY_ALIAS}
+    try:
+        return _JSONABLE.to_python(value, **options)
     except UnicodeDecodeError:
-        return pydantic_core.to_jsonable_python(value, fallback=fallback, bytes_mode="base64")
+        return _JSONABLE_BASE64.to_python(value, **options)
 
 
 def _read_types(row: EncodedRow, task_id: str) -> dict[str, object]:

@@ -51,6 +51,37 @@ class Customer(pydantic.BaseModel):
     since: datetime
 
 
+@dataclass
+class Account:
+    owner: str
+    _balance: int = 0
+
+
+class Total(pydantic.BaseModel):
+    total: int = pydantic.Field(default=0, serialization_alias="totalAmount")
+
+
+@pydantic.dataclasses.dataclass
+class User:
+    name: str
+    password: str = pydantic.Field(default="", exclude=True)
+    at: datetime = datetime(2024, 1, 1, tzinfo=timezone.utc)
+
+    @pydantic.field_serializer("at")
+    def _year(self, at):
+        return at.year
+
+
+class Wire(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(serialize_by_alias=True)
+    total: int = pydantic.Field(alias="totalAmount")
+
+
+class Money:
+    def __init__(self, cents):
+        self.cents = cents
+
+
 class Hooked(JSONSerializer):
     """JSON with tags of its own, such as a user may have written."""
 
@@ -61,6 +92,14 @@ class Hooked(JSONSerializer):
         return json.loads(
             value, object_hook=lambda d: Decimal(d["$decimal"]) if "$decimal" in d else d
         )
+
+
+class OwnOrjson:
+    def dumpb(self, value):
+        return orjson.dumps(value)
+
+    def loadb(self, value):
+        return orjson.loads(value)
 
 
 class RefusesEverything:
@@ -231,6 +270,64 @@ def test_what_nothing_can_hold_is_stored_as_its_repr_with_a_warning(comes_back, 
 def test_the_parts_that_are_refused_as_json_too_are_described(comes_back, serializer, value, found):
     with pytest.warns(DescribedValueWarning, match=r"builtins\.(int|str)"):
         assert comes_back(serializer, value) == found
+
+
+@pytest.mark.parametrize(
+    "serializer", [*JSON_SERIALIZERS, JSONSerializer(default=str), OwnOrjson()], ids=named
+)
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (Account("ada", 500), {"owner": "ada", "_balance": 500}),
+        ({"k": [Account("ada", 500)]}, {"k": [{"owner": "ada", "_balance": 500}]}),
+        (Total(total=122), {"total": 122}),
+        (User("ada", "hunter2"), {"name": "ada", "at": 2024}),
+        ([User("ada", "hunter2")], [{"name": "ada", "at": 2024}]),
+        (datetime(2024, 1, 1, tzinfo=timezone.utc), "2024-01-01T00:00:00Z"),
+        ({None: 1}, {"None": 1}),
+        ([Decimal("1.50"), frozenset([1])], ["1.50", [1]]),
+        (range(0), "range(0, 0)"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.DescribedValueWarning")
+def test_json_holds_what_taskiq_makes_of_objects(comes_back, serializer, value, found):
+    assert comes_back(serializer, value) == found
+
+
+@pytest.mark.parametrize("serializer", [MSGPackSerializer(), CBORSerializer()], ids=named)
+def test_models_are_written_by_field_name(comes_back, serializer):
+    assert comes_back(serializer, Total(total=122)) == {"total": 122}
+
+
+@pytest.mark.skipif(
+    "serialize_by_alias" not in pydantic.ConfigDict.__annotations__, reason="pydantic before 2.11"
+)
+@pytest.mark.parametrize("serializer", [*JSON_SERIALIZERS, MSGPackSerializer()], ids=named)
+def test_a_model_that_asks_for_its_aliases_gets_them(comes_back, serializer):
+    assert comes_back(serializer, [Wire(totalAmount=1)]) == [{"totalAmount": 1}]
+
+
+@json_serializer
+def test_a_generator_is_read_once(comes_back, serializer):
+    with pytest.warns(DescribedValueWarning, match="lock"):
+        back = comes_back(serializer, [(n for n in range(3)), threading.Lock(), 2**40])
+    assert back[0] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "serializer", [JSONSerializer(default=vars), ORJSONSerializer(default=vars)], ids=named
+)
+def test_a_default_is_asked_for_what_nobody_else_knows(comes_back, serializer):
+    value = [Money(150), Account("ada", 500)]
+    assert comes_back(serializer, value) == [{"cents": 150}, {"owner": "ada", "_balance": 500}]
+
+
+def test_what_is_nested_deeper_than_taskiq_goes_comes_back(comes_back):
+    value = []
+    for _ in range(300):
+        value = [value]
+    assert comes_back(JSONSerializer(), value) == value
 
 
 @pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.DescribedValueWarning")
