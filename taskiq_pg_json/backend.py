@@ -15,6 +15,7 @@ from taskiq_pg_json.executions import taken_task_info
 from taskiq_pg_json.records import Outcome, Progress
 from taskiq_pg_json.store import Migrate, ResultStore
 from taskiq_pg_json.store.arguments import checked_seconds
+from taskiq_pg_json.store.dsn import Dsn, dsn_text
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
     from taskiq_pg_json.schema import TaskIdType
-    from taskiq_pg_json.store.dsn import Dsn
 
 _ReturnType = TypeVar("_ReturnType", default=Any)
 
@@ -48,7 +48,8 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
     """Keeps the results and the progress of taskiq's tasks as JSONB.
 
     The first five parameters are those of taskiq-postgres, in its order. The others are those of
-    :class:`~taskiq_pg_json.store.ResultStore`, which ``store`` gives access to.
+    :class:`~taskiq_pg_json.store.ResultStore`, which ``store`` gives access to. Subclasses may read
+    the attributes that taskiq-postgres's backends have.
 
     Args:
         dsn: a conninfo string or URL, a callable that returns one, or None for libpq's ``PG*``
@@ -86,7 +87,11 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         long_poll: float | None = None,
         **pool_kwargs: Any,  # noqa: ANN401 - they are the pool's own
     ) -> None:
+        self._dsn = dsn
         self.keep_results = keep_results
+        self.table_name = table_name
+        self.field_for_task_id = field_for_task_id
+        self.connect_kwargs = pool_kwargs
         self._taken: dict[str, None] = {}
         self.long_poll = 0.0 if long_poll is None else checked_seconds("long_poll", long_poll)
         self.store = ResultStore(
@@ -100,6 +105,16 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
             migrate=migrate,
             **pool_kwargs,
         )
+        self.serializer: Any = self.store.serializer if serializer is None else serializer
+
+    @property
+    def dsn(self) -> str | None:
+        """The dsn; a callable is called for it.
+
+        Raises:
+            ConfigurationError: the callable is async.
+        """
+        return dsn_text(self._dsn)
 
     async def startup(self) -> None:
         """Open the pool and bring the tables to the version needed; raises as the store does."""

@@ -15,6 +15,7 @@ from sameness import same
 from taskiq import AsyncTaskiqTask, TaskiqResult
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 from taskiq.exceptions import ResultGetError
+from taskiq.serializers import JSONSerializer
 
 from taskiq_pg_json import (
     ConfigurationError,
@@ -127,6 +128,42 @@ class TestResults:
             ).format(sql.Identifier(table_name))
         ).fetchone()
         assert row == ("SUCCESS", {"sum": 3}, {"queue": "fast"}, 0.25, None, None)
+
+
+class TestAttributes:
+    async def test_a_subclass_reads_what_taskiq_postgres_has(self, dsn, table_name):
+        class Audited(JsonbResultBackend):
+            async def set_result(self, task_id, result):
+                written = self.serializer.dumpb(result.model_dump(mode="json"))
+                seen.append((self.table_name, self.field_for_task_id, written[:1]))
+                await super().set_result(task_id, result)
+
+        seen = []
+        backend = Audited(dsn, True, table_name, "Text", JSONSerializer(), min_size=1)
+        await backend.startup()
+        assert await stored(backend, 1) == 1
+        await backend.shutdown()
+        assert seen == [(table_name, "Text", b"{")]
+        assert (backend.dsn, backend.connect_kwargs) == (dsn, {"min_size": 1})
+
+    def test_without_one_the_serializer_is_the_one_in_use(self):
+        backend = JsonbResultBackend()
+        assert backend.serializer is backend.store.serializer
+        assert (backend.dsn, backend.connect_kwargs) == (None, {})
+
+    @pytest.mark.parametrize("callable_", [True, False])
+    def test_the_dsn_is_one_that_libpq_takes_and_is_shown_nowhere(self, callable_):
+        given = "postgresql+psycopg://ada:hunter2@host/shop"
+        backend = JsonbResultBackend((lambda: given) if callable_ else given)
+        assert backend.dsn == "postgresql://ada:hunter2@host/shop"
+        assert "hunter2" not in f"{backend!r} {backend}"
+
+    def test_a_dsn_that_has_to_be_awaited_is_refused(self):
+        async def dsn():
+            return "host=localhost"
+
+        with pytest.raises(ConfigurationError, match="async"):
+            _ = JsonbResultBackend(dsn).dsn
 
 
 class TestMissingResults:

@@ -70,6 +70,23 @@ async def called(dsn: Callable[[], Any]) -> str:
     return found
 
 
+def dsn_text(dsn: Dsn) -> str | None:
+    """Return the dsn without an SQLAlchemy driver's name; a callable is called.
+
+    Raises:
+        ConfigurationError: the callable is async, and nobody here can wait for it.
+    """
+    given = dsn() if callable(dsn) else dsn
+    if inspect.iscoroutine(given):
+        given.close()
+        raise ConfigurationError("The dsn callable is async: await it to get the dsn.")
+    return None if given is None else _without_driver(given)
+
+
+def _without_driver(dsn: str) -> str:
+    return _SQLALCHEMY_DRIVER.sub(r"\1\2", dsn, count=1)
+
+
 def _parsed(dsn: str) -> dict[str, Any]:
     """Parse a dsn, which may name the driver as SQLAlchemy's do.
 
@@ -77,7 +94,7 @@ def _parsed(dsn: str) -> dict[str, Any]:
         ConfigurationError: it cannot be parsed; nothing of it is shown, for its password's sake.
     """
     try:
-        return dict(conninfo_to_dict(_SQLALCHEMY_DRIVER.sub(r"\1\2", dsn, count=1)))
+        return dict(conninfo_to_dict(_without_driver(dsn)))
     except psycopg.ProgrammingError as error:
         unknown = _UNKNOWN_OPTION.match(str(error))
         raise ConfigurationError(
