@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import pickle
+import sys
 import uuid
 from collections import OrderedDict
 from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
+from unittest.mock import AsyncMock, create_autospec
 
 import pytest
 from psycopg import sql
@@ -29,6 +32,8 @@ from taskiq_pg_json import (
     TaskiqPgJsonError,
     TaskNotFoundError,
 )
+
+OWN_METHODS = [name for name in EVERY_METHOD if hasattr(JsonbResultBackend, name)]
 
 
 class Wrapping(JsonSerializer):
@@ -164,6 +169,23 @@ class TestAttributes:
 
         with pytest.raises(ConfigurationError, match="async"):
             _ = JsonbResultBackend(dsn).dsn
+
+
+class TestMocks:
+    @pytest.mark.parametrize("name", OWN_METHODS)
+    @pytest.mark.parametrize(
+        "mock",
+        [AsyncMock(spec=JsonbResultBackend), create_autospec(JsonbResultBackend, instance=True)],
+        ids=["AsyncMock", "create_autospec"],
+    )
+    async def test_a_mock_can_be_awaited_wherever_the_backend_can(self, name, mock):
+        await EVERY_METHOD[name](mock)
+
+    @pytest.mark.skipif(sys.version_info < (3, 12), reason="cannot be said before Python 3.12")
+    @pytest.mark.parametrize("name", OWN_METHODS)
+    def test_inspect_knows_that_it_is_awaited(self, name):
+        assert inspect.iscoroutinefunction(getattr(JsonbResultBackend, name))
+        assert inspect.iscoroutinefunction(getattr(JsonbResultBackend(), name))
 
 
 class TestMissingResults:
