@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from taskiq_pg_json.records import TaskInfo
 
 _current: ContextVar[Execution | None] = ContextVar("taskiq_pg_json_execution", default=None)
+_ended: ContextVar[tuple[str, TaskInfo] | None] = ContextVar("taskiq_pg_json_ended", default=None)
+"""What was left for whoever may store it, by task id."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,11 @@ class Execution:
         if self.runner is not None:
             self.runner.remove_done_callback(self._runner_ended)
         _current.set(self.outer)
+
+    def leave_to_others(self) -> None:
+        """Leave it before its result is stored, if it ever is, by a backend inside another one."""
+        self.leave()
+        _ended.set((self.task_id, self.info))  # not this: it would keep itself alive by its runner
 
     @property
     def was_stopped(self) -> bool:
@@ -146,7 +153,11 @@ def current_execution(task_id: str) -> Execution | None:
 def taken_task_info(task_id: str) -> TaskInfo | None:
     """Return what is known of the task whose result is about to be stored, and leave it."""
     execution = current_execution(task_id)
-    if execution is None:
+    if execution is not None:
+        execution.leave()
+        return execution.info
+    ended = _ended.get()
+    if ended is None or ended[0] != task_id:
         return None
-    execution.leave()
-    return execution.info
+    _ended.set(None)
+    return ended[1]

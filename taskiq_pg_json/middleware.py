@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from taskiq import TaskiqMiddleware
 from taskiq.acks import AckController
 from taskiq.exceptions import NoResultError
+from taskiq.result_backends.dummy import DummyResultBackend
 
 from taskiq_pg_json.errors import ConfigurationError
 from taskiq_pg_json.executions import Execution, current_execution
@@ -32,6 +33,7 @@ QUEUED_AT_LABEL = "taskiq_pg_json_queued_at"
 """Carries the time of sending to the worker, which takes it off before the task runs."""
 
 _REQUEUE_LABEL = "X-Taskiq-requeue"
+_WRAPPED = "A backend that wraps one needs its store as an attribute, 'store'."
 _LONGEST_SHUTDOWN = 30.0
 """Seconds after which ends that have come meanwhile are left alone."""
 
@@ -69,16 +71,26 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         self._ends: set[asyncio.Task[None]] = set()
 
     def startup(self) -> None:
-        """Check that the states have somewhere to go.
+        """Check that the states have somewhere to go, and warn where all else may have none.
 
         Raises:
             ConfigurationError: the broker's result backend is not a ``JsonbResultBackend``.
         """
         self._worker = _worker_name()
-        if (self._record_queued or self._record_started) and self._store is None:
+        if self._store is not None:
+            return
+        backend = self.broker.result_backend
+        if self._record_queued or self._record_started:
             raise ConfigurationError(
                 f"record_queued and record_started need a JsonbResultBackend, and the broker has a "
-                f"{type(self.broker.result_backend).__name__}: use broker.with_result_backend(…)."
+                f"{type(backend).__name__}: use broker.with_result_backend(…). {_WRAPPED}"
+            )
+        if self.broker.is_worker_process or not isinstance(backend, DummyResultBackend):
+            logger.warning(
+                "TaskInfoMiddleware is for a JsonbResultBackend, and the broker has a %s: tasks "
+                "that taskiq drops have no end, and retries are not shown. %s",
+                type(backend).__name__,
+                _WRAPPED,
             )
 
     async def shutdown(self) -> None:
@@ -138,8 +150,8 @@ class TaskInfoMiddleware(TaskiqMiddleware):
             return
         execution.result = result
         execution.end()
-        if self._store is None:  # nobody else takes it
-            execution.leave()
+        if self._store is None:
+            execution.leave_to_others()
         if not isinstance(result.error, NoResultError):
             return
         execution.leave()

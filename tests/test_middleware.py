@@ -7,6 +7,7 @@ import uuid
 import pytest
 from road import HERE, PROMPTLY, HeldBroker, PickleFormatter, finished, now
 from taskiq import (
+    AsyncResultBackend,
     Context,
     InMemoryBroker,
     SimpleRetryMiddleware,
@@ -14,15 +15,33 @@ from taskiq import (
 )
 from taskiq.brokers.inmemory_broker import InmemoryResultBackend
 from taskiq.exceptions import NoResultError
+from taskiq.result_backends.dummy import DummyResultBackend
 
 from taskiq_pg_json import (
     ConfigurationError,
     JsonbResultBackend,
     Status,
+    TaskInfo,
     TaskInfoMiddleware,
 )
 from taskiq_pg_json.executions import Execution
 from taskiq_pg_json.middleware import QUEUED_AT_LABEL
+
+
+class Wrapping(AsyncResultBackend):
+    """Hands all on to another backend, and has nothing else of it."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    async def set_result(self, task_id, result):
+        await self.inner.set_result(task_id, result)
+
+    async def is_result_ready(self, task_id):
+        return await self.inner.is_result_ready(task_id)
+
+    async def get_result(self, task_id, with_logs=False):
+        return await self.inner.get_result(task_id, with_logs)
 
 
 class TestWhatARowSays:
@@ -376,6 +395,90 @@ class TestOtherBackends:
         task = await flaky.kiq()
         await broker.run_all()
         assert (await task.wait_result(**PROMPTLY)).is_err
+
+    @pytest.mark.parametrize("in_place", [True, False])
+    async def test_a_backend_that_wraps_ours_stores_what_is_known(
+        self, start_broker, backend, in_place
+    ):
+        broker = await start_broker(
+            InMemoryBroker(await_inplace=in_place), Wrapping(backend), TaskInfoMiddleware()
+        )
+
+        @broker.task("shop:charge")
+        async def charge(order):
+            await backend.set_result("by hand", finished(order))
+            return order
+
+        for order in (1, 2):
+            task = await charge.kiq(order)
+            assert (await task.wait_result(**PROMPTLY)).return_value == order
+            record = await backend.store.get(task.task_id)
+            assert (record.task_name, record.args, record.worker) == ("shop:charge", [order], HERE)
+            assert record.queued_at <= record.started_at <= record.finished_at
+            await backend.set_result(task.task_id + " again", finished(order))
+            assert (await backend.store.get(task.task_id + " again")).task_name is None
+        assert (await backend.store.get("by hand")).task_name is None
+
+    async def test_with_our_store_it_has_an_end_of_what_is_dropped_too(
+        self, start_broker, backend, caplog
+    ):
+        class Known(Wrapping):
+            store = backend.store
+
+        async def failing():
+            yield 1
+            raise ValueError("closing")
+
+        broker = await start_broker(InMemoryBroker(), Known(backend), TaskInfoMiddleware())
+
+        @broker.task
+        async def dropped(x=TaskiqDepends(failing)):
+            return x
+
+        task = await dropped.kiq()
+        assert repr((await task.wait_result(**PROMPTLY)).error) == "ValueError('closing')"
+        assert "TaskInfoMiddleware" not in caplog.text
+
+    async def test_what_nobody_takes_is_not_kept(self, start_broker):
+        broker = await start_broker(
+            InMemoryBroker(await_inplace=True), InmemoryResultBackend(), TaskInfoMiddleware()
+        )
+
+        @broker.task
+        async def noop(x):
+            return x
+
+        def alive():
+            gc.collect()
+            return sum(type(thing) is TaskInfo for thing in gc.get_objects())
+
+        before = alive()
+        for number in range(100):
+            await noop.kiq(number)
+        assert alive() - before <= 1
+
+    @pytest.mark.parametrize("wrapped", [True, False])
+    async def test_another_backend_is_warned_of_at_startup(
+        self, start_broker, backend, caplog, wrapped
+    ):
+        other = Wrapping(backend) if wrapped else InmemoryResultBackend()
+        await start_broker(InMemoryBroker(), other, TaskInfoMiddleware())
+        (warning,) = (
+            record.getMessage() for record in caplog.records if record.name == "taskiq_pg_json"
+        )
+        assert f"the broker has a {type(other).__name__}" in warning
+        assert "'store'" in warning
+
+    @pytest.mark.parametrize("is_worker", [True, False])
+    async def test_a_client_without_results_is_not_warned(self, start_broker, caplog, is_worker):
+        broker = HeldBroker()
+        broker.is_worker_process = is_worker
+        await start_broker(broker, DummyResultBackend(), TaskInfoMiddleware())
+        assert ("TaskInfoMiddleware" in caplog.text) is is_worker
+
+    async def test_our_backend_is_not_warned_of(self, start_broker, backend, caplog):
+        await start_broker(InMemoryBroker(), backend, TaskInfoMiddleware())
+        assert "TaskInfoMiddleware" not in caplog.text
 
     @pytest.mark.parametrize("option", ["record_queued", "record_started"])
     async def test_states_without_our_backend_are_refused_at_startup(self, option):
