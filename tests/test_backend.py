@@ -102,6 +102,14 @@ class TestResults:
         assert (await backend.get_result("id")).log is None
         assert (await backend.get_result("id", with_logs=True)).log == "line 1\nlïne 2"
 
+    async def test_what_text_cannot_hold_is_escaped_outside_values(self, backend):
+        await backend.set_result("id", finished("a\0\ud800", log="a\0b\ud800"))
+        got = await backend.get_result("id", with_logs=True)
+        assert (got.return_value, got.log) == ("a\0\ud800", "a\\x00b\\ud800")
+        await backend.set_progress("id", TaskProgress.model_construct(state="a\0b", meta="\0"))
+        progress = await backend.get_progress("id")
+        assert (progress.state, progress.meta) == ("a\\x00b", "\0")
+
     async def test_the_last_result_of_a_task_wins(self, backend):
         await backend.set_result("id", finished(is_err=True, error=ValueError("first"), log="old"))
         await backend.set_result("id", finished("second"))
