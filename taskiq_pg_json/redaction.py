@@ -8,7 +8,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -142,7 +142,9 @@ class Redactor:
             return self._items(value)
         if kind is dict:
             return self._hidden(value)
-        return self._redacted(value) if self._names else value
+        if self._names:
+            return self._redacted(value)
+        return value if self._callable is None else deepcopy(value)  # which the callable may change
 
     def _redacted(self, value: Any) -> Any:  # noqa: ANN401 - likewise
         """Copy the containers that only some brokers' formatters keep."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -217,6 +217,42 @@ class TestRedaction:
 
         record = await sent(redact, {"deep": [1]}, "x", a=1)
         assert (record.args, record.kwargs) == ([{"deep": []}, "x"], {})
+
+    @pytest.mark.parametrize(
+        "hold",
+        [
+            OrderedDict,
+            lambda login: defaultdict(str, login),
+            lambda login: ({"deep": login},),
+            lambda login: deque([login]),
+            lambda login: [Login(**login)],
+            lambda login: {"deep": LoginModel(**login)},
+        ],
+        ids=["ordered dict", "defaultdict", "tuple", "deque", "dataclass", "model"],
+    )
+    async def test_a_callable_cannot_change_what_the_sender_holds(
+        self, start_broker, backend, hold
+    ):
+        def hide(value):
+            if isinstance(value, dict):
+                value.update(password="***") if "password" in value else hide(value["deep"])
+            elif hasattr(value, "password"):
+                value.password = "***"
+            else:
+                hide(value[0])
+
+        def redact(_task_name, args, kwargs):
+            hide(args[0])
+            return args, kwargs
+
+        middleware = TaskInfoMiddleware(redact=redact, record_queued=True)
+        broker = await start_broker(HeldBroker(), backend, middleware)
+        held = hold({"name": "ann", "password": "t0ps3cret"})
+        task = await AsyncKicker("login", broker, {}).kiq(held)
+        assert held == hold({"name": "ann", "password": "t0ps3cret"})
+        args = str((await backend.store.get(task.task_id)).args)
+        assert "***" in args
+        assert "t0ps3cret" not in args
 
     async def test_where_a_callable_fails_no_arguments_are_stored(self, sent, caplog):
         def redact(*_call):
