@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy, deepcopy
+from operator import is_
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -55,7 +56,8 @@ class Redactor:
     """Copies a task's arguments and takes the secrets out of the copy.
 
     A name hides the keyword argument, the positional argument of that parameter, and that key or
-    field of whatever mapping or object stands inside the arguments, in lists, tuples and deques.
+    field of whatever mapping or object stands inside the arguments, in lists, tuples, sets and
+    deques.
 
     Attributes:
         hides: whether there is anything to hide.
@@ -160,6 +162,11 @@ class Redactor:
             return kind._make(self._hidden(dict(zip(fields, value, strict=True))).values())  # type: ignore[attr-defined] # likewise
         if issubclass(kind, deque):
             return deque(map(self._copied, value), value.maxlen)
+        if issubclass(kind, (set, frozenset)):
+            given = list(value)
+            copied_items = self._items(given)
+            # a list, as it is sent: what is hidden makes a mapping of an object, which has no hash
+            return value if all(map(is_, given, copied_items)) else copied_items
         fields = value if issubclass(kind, Mapping) else _fields(value)
         return value if fields is None else self._hidden(fields)
 

@@ -4,6 +4,7 @@ import functools
 from collections import OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from typing import NamedTuple
+from uuid import UUID
 
 import attrs
 import msgspec
@@ -31,6 +32,17 @@ class Login:
 
 
 class LoginModel(BaseModel):
+    name: str
+    password: str
+
+
+@dataclass(frozen=True)
+class FrozenLogin:
+    name: str
+    password: str
+
+
+class FrozenLoginModel(BaseModel, frozen=True):
     name: str
     password: str
 
@@ -138,6 +150,20 @@ class TestRedaction:
         assert [row["status"] for row in rows] == ["QUEUED", "SUCCESS"]
         assert "ann" in str(rows[0]["args"])
         assert "t0ps3cret" not in str(rows)
+
+    @pytest.mark.parametrize("make", [set, frozenset])
+    @pytest.mark.parametrize("cls", [FrozenLogin, FrozenLoginModel, LoginTuple])
+    async def test_a_name_is_hidden_in_sets(self, start_broker, backend, history, make, cls):
+        middleware = TaskInfoMiddleware(redact={"password"}, record_queued=True)
+        broker = await start_broker(HeldBroker(), backend, middleware)
+        logins = make([cls(name="ann", password="t0ps3cret")])
+        await AsyncKicker("login", broker, {}).kiq(logins=[logins, {1}])
+        assert "ann" in str(history())
+        assert "t0ps3cret" not in str(history())
+
+    def test_a_set_without_anything_to_hide_is_stored_as_it_is(self):
+        held = {"ids": frozenset({UUID(int=1), UUID(int=2)})}
+        assert Redactor({"password"}).redacted("login", [held], {}) == ([held], {})
 
     @pytest.fixture
     def positional(self, start_broker, backend):
