@@ -106,8 +106,9 @@ class Redactor:
     def hidden_positions(self, function: Callable[..., Any] | None) -> HiddenPositions:
         """Return which positional arguments of a task's function bear one of the names.
 
-        All, where that cannot be told: of a task that is not known here, and of what a decorator
-        passes on to a function that has a parameter of such a name.
+        All, where that cannot be told: of a task that is not known here, and of a decorated one
+        that has a parameter of such a name only behind the decorator. ``*args`` may be passed on
+        to anything.
         """
         if not self._names:
             return _NONE_HIDDEN
@@ -118,7 +119,11 @@ class Redactor:
             wrapped = inspect.signature(function).parameters
         except (TypeError, ValueError):  # a builtin without a signature
             return _ALL_HIDDEN
-        passed_on = self._names.intersection(wrapped.keys() - called.keys())
+        passed_on = self._names - called.keys()
+        if all(parameter.kind is not parameter.VAR_POSITIONAL for parameter in wrapped.values()):
+            passed_on &= wrapped.keys()
+        if passed_on and called.keys() != wrapped.keys():
+            return _ALL_HIDDEN
         single: set[int] = set()
         for position, (name, parameter) in enumerate(called.items()):
             if parameter.kind is parameter.VAR_POSITIONAL:

@@ -196,6 +196,28 @@ class TestRedaction:
         assert await positional({"card"}, with_session, "o", "4000") == ["[redacted]"] * 2
         assert await positional({"password"}, with_session, "o", "4000") == ["o", "4000"]
 
+    @pytest.mark.parametrize("is_told", [True, False])
+    async def test_what_a_decorator_passes_on_by_other_names_is_hidden(self, positional, is_told):
+        async def pay(card, order=None):
+            return card is not None and order is not None
+
+        async def all_on(*args, **kwargs):
+            return await pay(*args, **kwargs)
+
+        async def the_rest_on(order, *args):
+            return await pay(*args, order=order)
+
+        async def renamed(first, second):
+            return await pay(first, second)
+
+        told = functools.wraps(pay) if is_told else lambda function: function
+        hidden = "[redacted]"
+        assert await positional({"card"}, told(all_on), "4000", "o") == [hidden] * 2
+        first = hidden if is_told else "o"
+        assert await positional({"card"}, told(the_rest_on), "o", "4000") == [first, hidden]
+        if is_told:  # or it is a function like any other
+            assert await positional({"card"}, told(renamed), "4000", "o") == [hidden] * 2
+
     async def test_a_task_that_is_not_known_here_has_all_its_arguments_hidden(
         self, start_broker, backend
     ):
