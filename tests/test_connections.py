@@ -9,6 +9,7 @@ import psycopg_pool
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row, namedtuple_row
+from pydantic import PostgresDsn, TypeAdapter
 from road import EVERY_METHOD, finished, rows_in, stored
 from taskiq import InMemoryBroker
 from taskiq.depends.progress_tracker import TaskProgress
@@ -38,6 +39,11 @@ class TestDsn:
     async def test_keys_and_values_will_do(self, start, dsn):
         assert await stored(await start(make_conninfo(**conninfo_to_dict(dsn))), 1) == 1
 
+    async def test_a_url_of_pydantic_will_do(self, start, dsn):
+        url = TypeAdapter(PostgresDsn).validate_python(dsn.replace("@/", "@localhost/"))
+        assert await stored(await start(url), 1) == 1
+        assert await stored(await start(lambda: url), 2) == 2
+
     async def test_a_callable_will_do(self, start, dsn):
         assert await stored(await start(lambda: dsn), 1) == 1
 
@@ -49,7 +55,7 @@ class TestDsn:
         assert await stored(await start(ask), 1) == 1
 
     async def test_a_callable_that_returns_nonsense_is_named(self, start):
-        with pytest.raises(ConfigurationError, match="dsn callable returned 7"):
+        with pytest.raises(ConfigurationError, match=r"dsn callable returned .*int"):
             await start(lambda: 7)
 
     async def test_none_means_the_environment(self, start, dsn, monkeypatch):
@@ -83,6 +89,42 @@ class TestDsn:
             JsonbResultBackend(dsn)
         assert "secret" not in str(caught.value)
         assert caught.value.__suppress_context__
+
+    @pytest.mark.parametrize(
+        ("dsn", "meant"),
+        [
+            ("postgresql://ann@localhost/shop?sslmod=require", "sslmode"),
+            ("host=localhost pasword=secret user=ann", "password"),
+            ("host=localhost password=its secret=1", None),
+        ],
+    )
+    def test_an_unknown_option_brings_the_one_that_may_be_meant(self, dsn, meant):
+        with pytest.raises(ConfigurationError) as caught:
+            JsonbResultBackend(dsn)
+        assert "secret" not in str(caught.value)
+        assert (f"is {meant} meant?" if meant else "dbname=shop.") in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"dsn": b"postgresql://ann:secret@localhost/shop"},
+            {"dsn": ["postgresql://ann:secret@localhost/shop"]},
+            {"dsn": {"password": "secret"}},
+            {"pool": "postgresql://ann:secret@localhost/shop"},
+            {"kwargs": "password=secret"},
+            {"kwargs": {"password=secret"}},
+        ],
+    )
+    def test_an_argument_of_the_wrong_type_is_refused_and_its_password_not_shown(self, arguments):
+        with pytest.raises(ConfigurationError, match="= is of type ") as caught:
+            JsonbResultBackend(**arguments)
+        assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("answer", [b"postgresql://ann:secret@localhost/shop", ["secret"]])
+    async def test_what_a_callable_returns_of_the_wrong_type_is_not_shown(self, start, answer):
+        with pytest.raises(ConfigurationError, match="returned an object of type") as caught:
+            await start(lambda: answer)
+        assert "secret" not in str(caught.value)
 
     async def test_what_a_callable_returns_is_parsed_too(self, start):
         with pytest.raises(ConfigurationError, match=r"dsn.*postgresql://"):

@@ -60,7 +60,9 @@ class JsonSerializer:
         if not isinstance(registry, TypeRegistry | None):
             raise ConfigurationError(f"registry={registry!r}: give a TypeRegistry().")
         if not isinstance(fallback, PickleFallback | None):
-            raise ConfigurationError(f"fallback={fallback!r}: give PickleFallback() or None.")
+            raise ConfigurationError(  # which shows nothing of what may be its key
+                f"fallback= is of type {type(fallback).__name__}: give PickleFallback() or None."
+            )
         if isinstance(allow, str):
             raise ConfigurationError(f"allow={allow!r} is one text: give a list, [{allow!r}].")
         if not all(isinstance(pattern, str) for pattern in allow):

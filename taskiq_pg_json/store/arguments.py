@@ -35,7 +35,7 @@ def check_pool(pool: object) -> None:
     """
     if pool is not None and not isinstance(pool, AsyncConnectionPool):
         raise ConfigurationError(
-            f"pool={pool!r} is a {type(pool).__name__}: lend a psycopg_pool.AsyncConnectionPool, "
+            f"pool= is of type {type(pool).__name__}: lend a psycopg_pool.AsyncConnectionPool, "
             "or give dsn= instead."
         )
 
@@ -73,7 +73,9 @@ def _check_connect_kwargs(given: object) -> None:
     if given is None or callable(given):
         return
     if not isinstance(given, Mapping):
-        raise ConfigurationError(f"kwargs={given!r}: give connection parameters, kwargs={{…}}.")
+        raise ConfigurationError(
+            f"kwargs= is of type {type(given).__name__}: give connection parameters, kwargs={{…}}."
+        )
     try:
         make_conninfo("", **{name: given[name] for name in given if name not in _CONNECT})
     except (TypeError, ProgrammingError) as error:

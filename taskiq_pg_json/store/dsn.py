@@ -7,18 +7,25 @@ import inspect
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, TypeGuard
 
 import psycopg
+import pydantic
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic_core import MultiHostUrl
 
 from taskiq_pg_json.errors import ConfigurationError
 
-Dsn = str | Callable[[], Any] | None
+Dsn = str | pydantic.PostgresDsn | Callable[[], Any] | None
 """A conninfo or URL, a callable that returns one, or None for libpq's PG* environment."""
 
+# Until pydantic 2.10 the names of its URLs are annotations of one class.
+_URLS = (MultiHostUrl, *(c for c in (pydantic.PostgresDsn, pydantic.AnyUrl) if isinstance(c, type)))
+
 _SQLALCHEMY_DRIVER = re.compile(r"^(postgres(?:ql)?)\+[^:]+(://)")
-_UNKNOWN_OPTION = re.compile(r'invalid (URI query parameter:|connection option) "\w*"')
+_UNKNOWN_OPTION = re.compile(r'invalid (?:URI query parameter:|connection option) "(\w*)"')
 # Without these a connection whose other end is gone without a word is waited for for hours. They
 # leave time to try again on another one: writes are given 30 seconds by default.
 _TIMEOUTS = {
@@ -35,15 +42,21 @@ def check_dsn(dsn: object) -> None:
     """Refuse what can be no dsn.
 
     Raises:
-        ConfigurationError: with what to give instead.
+        ConfigurationError: with what to give instead; nothing of it is shown, for its password's
+            sake.
     """
-    if isinstance(dsn, str):
-        _parsed(dsn)
+    if _is_text(dsn):
+        _parsed(str(dsn))
     elif dsn is not None and not callable(dsn):
         raise ConfigurationError(
-            f"dsn={dsn!r} is neither a connection string, nor a callable that returns one, nor "
-            "None for the PG* environment variables."
+            f"dsn= is of type {type(dsn).__name__}: neither a connection string, nor a callable "
+            "that returns one, nor None for the PG* environment variables."
         )
+
+
+def _is_text(dsn: object) -> TypeGuard[str | pydantic.PostgresDsn]:
+    """Whether it is a connection string, or a URL of pydantic's, which is one when printed."""
+    return isinstance(dsn, (str, *_URLS))
 
 
 async def conninfo_of(dsn: Dsn) -> str:
@@ -52,7 +65,7 @@ async def conninfo_of(dsn: Dsn) -> str:
     Raises:
         ConfigurationError: it cannot be parsed.
     """
-    given = _parsed((await called(dsn) if callable(dsn) else dsn) or "")
+    given = _parsed(await called(dsn) if callable(dsn) else str(dsn or ""))
     if _CONNECT_TIMEOUT_VARIABLE in os.environ:
         given.setdefault("connect_timeout", os.environ[_CONNECT_TIMEOUT_VARIABLE])
     return make_conninfo(**_TIMEOUTS | given)
@@ -63,11 +76,12 @@ async def called(dsn: Callable[[], Any]) -> str:
     found = await asyncio.to_thread(dsn)
     if inspect.isawaitable(found):
         found = await found
-    if not isinstance(found, str):
+    if not _is_text(found):
         raise ConfigurationError(
-            f"The dsn callable returned {found!r}: it must return a connection string."
+            f"The dsn callable returned an object of type {type(found).__name__}: it must return a "
+            "connection string."
         )
-    return found
+    return str(found)
 
 
 def dsn_text(dsn: Dsn) -> str | None:
@@ -96,9 +110,11 @@ def _parsed(dsn: str) -> dict[str, Any]:
     try:
         return dict(conninfo_to_dict(_without_driver(dsn)))
     except psycopg.ProgrammingError as error:
-        unknown = _UNKNOWN_OPTION.match(str(error))
+        unknown = _UNKNOWN_OPTION.match(str(error))  # or a part of a password that has a space
+        known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
+        meant = get_close_matches(unknown[1], known, 1, cutoff=0.75) if unknown else None
         raise ConfigurationError(
             "dsn= is no connection string: give a URL, postgresql://user@host/database, or "
             "key=value pairs, as host=localhost dbname=shop"
-            f"{f' ({unknown[0]})' if unknown else ''}."
+            f"{f' (is {meant[0]} meant?)' if meant else ''}."
         ) from None
