@@ -79,6 +79,7 @@ _REST = """
 - Of a chain of causes or contexts the 50 errors next to the one that was raised are kept.
 - Values nested deeper than 64 levels are whole, but their deeper levels stand in `types`, not in
   the value's own column.
+- What is nested more than 8,000 levels deep in an item of a set, or in a dict's key, is refused.
 """
 
 

@@ -28,13 +28,17 @@ from taskiq_pg_json.serializer.nodes import merge
 from taskiq_pg_json.serializer.plan import BUILTINS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from taskiq_pg_json.serializer.encoder import Column
     from taskiq_pg_json.serializer.plan import Plan
     from taskiq_pg_json.serializer.protocol import Encoded, Node
 
+MAX_HASHED = 8_000
+"""Levels of nesting in what is hashed: the reader must hash it too, on whatever stack it has."""
+
 _SCALAR = (str, int, float, type(None))
+_SETS = (set, frozenset)
 
 
 class TangledError(OptimismFailedError):
@@ -74,13 +78,14 @@ class CarefulEncoder(Encoder):
         self.path = [column]
         self._first_part = first_part
         self._cyclic = cyclic
-        self._cut: list[tuple[object, list[str]]] = []
+        self._cut: list[tuple[object, list[str], int | None]] = []
+        self._hashed_at: int | None = None  # the depth, in this part, from which all is hashed
 
     def encode_parts(self) -> list[Encoded]:
         """The parts that nesting was cut into, which may be cut in turn."""
         parts: list[Encoded] = []
         while len(parts) < len(self._cut):
-            value, self.path = self._cut[len(parts)]
+            value, self.path, self._hashed_at = self._cut[len(parts)]
             self.depth = 0
             parts.append(super().encode(value))
         return parts
@@ -91,9 +96,32 @@ class CarefulEncoder(Encoder):
             if id(value) in self._cyclic and not isinstance(value, BaseException):
                 return encode_unknown(self, value)
             if self.depth >= MAX_DEPTH and not isinstance(value, _SCALAR):
-                self._cut.append((value, list(self.path)))
+                hashed_at = self._hashed_at
+                if hashed_at is not None:
+                    levels = self.depth - hashed_at
+                    if levels > MAX_HASHED:
+                        raise self.refusal(
+                            value, f"{levels:,} levels deep in a set or a dict's key"
+                        )
+                    hashed_at = -levels
+                self._cut.append((value, list(self.path), hashed_at))
                 return "…", f"part:{self._first_part + len(self._cut) - 1}"
+        if type(value) in _SETS:
+            return self._hashing(super().encode, value)
         return super().encode(value)
+
+    def encode_key(self, key: object) -> Encoded:
+        """One key of a dict."""
+        return self._hashing(super().encode_key, key)
+
+    def _hashing(self, encode: Callable[[object], Encoded], value: object) -> Encoded:
+        if self._hashed_at is not None:
+            return encode(value)
+        self._hashed_at = self.depth
+        try:
+            return encode(value)
+        finally:
+            self._hashed_at = None
 
     def encode_whole(self, value: object) -> Encoded:
         """A column with too many containers: pickled, where each is stored once."""

@@ -7,7 +7,7 @@ Whatever goes wrong here means a damaged row; the serializer turns any exception
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import orjson
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     Reader = Callable[["Decoder", Any, str, Node], object]
 
+_T = TypeVar("_T")
+
 LEAVES: dict[str, Callable[[Any, str], object]] = {
     **{scalar.name: scalar.decode for scalar in SCALARS},
     "str": decode_text,
@@ -46,6 +48,9 @@ _READERS: dict[str, Reader] = {
 _NAN_BITS = re.compile("[0-9a-f]{16}")
 """What follows ``float:`` for a NaN with a payload; anything else there is the name of a class."""
 
+_MAX_HASHED = 28_000
+"""Levels of JSON in what is hashed: Python hashes nested tuples without a look at its stack. The
+encoder's ``MAX_HASHED`` levels of values take up to three each."""
 
 class Decoder:
     """Decodes the columns of one row.
@@ -63,6 +68,8 @@ class Decoder:
         self.registry = lookup.registry
         self.leaves = leaves
         self._parts: dict[int, object] | None = None
+        self._levels: dict[int, int] = {}
+        self._below = 0  # levels in the deepest of the parts that were taken
         self.unknown = 0
         self._classes: dict[str, type] = {}
 
@@ -84,13 +91,30 @@ class Decoder:
         self._parts = {}
         for number in reversed(range(len(parts))):
             part, node = parts[number]
+            self._below, levels = 0, _levels_of([part, node])
             self._parts[number] = self.decode(part, node)
+            self._levels[number] = levels + self._below
+        self._below = 0
 
     def _take_part(self, number: int) -> object:
         """A part, which has one place: two in each would make a value without end of a few."""
         if self._parts is None or number not in self._parts:
             raise ValueError(f"there is no part {number}, or it has another place already")
+        self._below = max(self._below, self._levels[number])
         return self._parts.pop(number)
+
+    def _to_hash(self, read: Callable[[], _T]) -> _T:
+        """What is read, if it is not nested too deeply to be hashed."""
+        if not self._levels:
+            return read()
+        above, self._below = self._below, 0
+        try:
+            found = read()
+        finally:
+            below, self._below = self._below, max(above, self._below)
+        if below > _MAX_HASHED:
+            raise ValueError(f"nested {below:,} levels deep, which is too deep to be hashed")
+        return found
 
     def decode(self, plain: object, node: Node | None) -> object:
         """Any value; None stays None."""
@@ -270,11 +294,13 @@ class Decoder:
         key, or that of another key as well; or where a key's class has no hash any more.
         """
         unknown = self.unknown
-        given = [
-            (key if node is None else self.decode(_own_copy(key), node), text)
-            for text, key, node in dict_keys.split(plain, keys)
-            if text in plain
-        ]
+        given = self._to_hash(
+            lambda: [
+                (key if node is None else self.decode(_own_copy(key), node), text)
+                for text, key, node in dict_keys.split(plain, keys)
+                if text in plain
+            ]
+        )
         try:
             found = {key: plain[text] for key, text in given}
         except Exception:
@@ -290,7 +316,7 @@ class Decoder:
     ) -> Collection[object]:
         """A set; the list of its items where that cannot be one for the type of an item."""
         unknown = self.unknown
-        items = self.items(plain, node)
+        items = self._to_hash(lambda: self.items(plain, node))
         try:
             found = make(items)
         except Exception:
@@ -317,6 +343,20 @@ class Decoder:
 def _own_copy(key: object) -> object:
     """A key's JSON, apart from the sidecar's, which other rows may share."""
     return orjson.loads(orjson.dumps(key)) if isinstance(key, (list, dict)) else key
+
+
+def _levels_of(tree: object) -> int:
+    """How deep lists and dicts are nested."""
+    levels, found = 0, [tree]
+    while found:
+        levels += 1
+        found = [
+            child
+            for parent in found
+            if isinstance(parent, (list, dict))
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+    return levels
 
 
 def _number(value: object) -> int:

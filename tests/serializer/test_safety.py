@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import importlib
 import pickle
 import re
@@ -9,6 +10,7 @@ import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 import pydantic
@@ -305,6 +307,70 @@ def test_a_part_has_one_place():
     row = EncodedRow({"return_value": b'[""]'}, orjson.dumps(types))
     with pytest.raises(ResultDecodeError, match="part"):
         JsonSerializer().decode(row, task_id="t")
+
+
+def held_in_a_set(value):
+    return {value}
+
+
+def held_as_a_key(value):
+    return {1: 0, value: 1}
+
+
+class Wrapped(NamedTuple):
+    inner: object
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda value: (value,), Wrapped, lambda value: frozenset([value])]
+)
+@pytest.mark.parametrize("hold", [held_in_a_set, held_as_a_key])
+def test_what_is_nested_as_deep_as_may_be_is_hashed(hold, wrap):
+    value = hold(functools.reduce(lambda inner, _: wrap(inner), range(7_900), "x"))
+    serializer = JsonSerializer(fallback=None)
+    row = serializer.encode({"return_value": value}, task_id="t")
+    back = serializer.decode(row, task_id="t")["return_value"]
+    assert (type(back), hash(tuple(back))) == (type(value), hash(tuple(value)))
+
+
+@pytest.mark.parametrize("hold", [held_in_a_set, held_as_a_key])
+def test_what_is_nested_deeper_is_refused_where_it_would_be_hashed(hold):
+    serializer = JsonSerializer(fallback=None)
+    deep = functools.reduce(lambda inner, _: (inner,), range(9_000), "x")
+    assert serializer.encode({"return_value": [deep]}, task_id="t").types is not None
+    with pytest.raises(ResultEncodeError, match=r"levels deep in a set or a dict's key"):
+        serializer.encode({"return_value": [hold(deep)]}, task_id="t")
+
+
+@pytest.mark.parametrize(
+    ("plain", "node"),
+    [
+        (["p"], {"type": "set", "items": "part:0"}),
+        ({"k": 1}, {"keys": [["k", "p", "part:0"]]}),
+    ],
+)
+def test_a_row_that_is_nested_too_deep_to_be_hashed_is_damaged(plain, node):
+    def nested(inner, wrap):
+        return functools.reduce(lambda value, _: wrap(value), range(60), inner)
+
+    parts = [
+        [nested("p", lambda inner: [inner]), nested(n, lambda n: {"type": "tuple", "items": n})]
+        for n in [*(f"part:{n}" for n in range(1, 2_700)), "str"]
+    ]
+    script = (
+        "import sys; from taskiq_pg_json import JsonSerializer, ResultDecodeError\n"
+        "from taskiq_pg_json.serializer import EncodedRow\n"
+        "plain, types = sys.stdin.buffer.read().splitlines()\n"
+        "try: JsonSerializer().decode(EncodedRow({'return_value': plain}, types), task_id='t')\n"
+        "except ResultDecodeError as refused: print(refused)"
+    )
+    types = {"v": 1, "return_value": node, "parts": parts}
+    given = b"\n".join(map(orjson.dumps, (plain, types)))
+    # in a process of its own, which would be killed
+    command = [sys.executable, "-c", script]
+    reader = subprocess.run(command, input=given, capture_output=True, check=False)
+    assert reader.returncode == 0, reader.stderr
+    assert b"too deep to be hashed" in reader.stdout
 
 
 def chained_groups(number, step, references=1):
