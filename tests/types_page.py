@@ -77,6 +77,8 @@ _REST = """
   `IncompleteValueWarning` says so when it is stored. Any other factory that is no builtin has it pickled.
 - A numpy array comes back in C order, and can be written to.
 - Of a chain of causes or contexts the 50 errors next to the one that was raised are kept.
+- An ImportError comes back without its `name_from` where its module is not imported, and a
+  SyntaxError without its `_metadata`: printing it would import the module, or read the file.
 - Values nested deeper than 64 levels are whole, but their deeper levels stand in `types`, not in
   the value's own column.
 - What is nested more than 8,000 levels deep in an item of a set, or in a dict's key, is refused.

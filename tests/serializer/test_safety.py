@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import threading
+import traceback
+import types
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -454,6 +456,49 @@ def test_a_remote_traceback_opens_no_file(tmp_path):
 def pickled_row(serializer, task_id="t"):
     with pytest.warns(PickledValueWarning):
         return serializer.encode({"return_value": [1, samples.Opaque(3)]}, task_id=task_id)
+
+
+def forged_error(cls, **attrs):
+    plain = {"type": cls.__name__, "module": "builtins", "message": "m", "args": ["m"]}
+    row = EncodedRow(
+        {"error": orjson.dumps({**plain, "attrs": attrs})},
+        orjson.dumps({"v": 1, "error": f"exception:builtins:{cls.__name__}"}),
+    )
+    return JsonSerializer(fallback=None).decode(row, task_id="t")["error"]
+
+
+@pytest.mark.parametrize("name", [NOT_IMPORTED, f"{NOT_IMPORTED}.x", "a_lazy_module", None, ["m"]])
+def test_printing_an_error_imports_nothing(name, monkeypatch):
+    class Lazy(types.ModuleType):
+        def __getattribute__(self, name):
+            raise AssertionError(name)
+
+    monkeypatch.setitem(sys.modules, "a_lazy_module", Lazy("a_lazy_module"))
+    # Python would import the package of a module that is imported without it
+    monkeypatch.setitem(sys.modules, f"{NOT_IMPORTED}.x", types.ModuleType("x"))
+    back = forged_error(ImportError, msg="m", name=name, name_from="zens")
+    assert type(back) is ImportError
+    assert getattr(back, "name_from", None) is None
+    with nothing_happens():
+        assert "ImportError: m" in "".join(traceback.format_exception(back))
+
+
+def test_an_error_of_an_import_from_a_module_that_is_here_keeps_the_name():
+    back = forged_error(ImportError, msg="m", name="importlib.util", name_from="find_specs")
+    assert back.name_from == "find_specs"
+    with nothing_happens():
+        traceback.format_exception(back)
+
+
+def test_printing_an_error_reads_no_file(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("TOKEN t0ps3cret\nimprot t0ps3cret\n")
+    attrs = {"msg": "invalid syntax", "filename": str(secret), "lineno": 2, "offset": 1}
+    attrs |= {"text": "x", "end_lineno": 2, "end_offset": 2, "_metadata": [2, 0, None]}
+    back = forged_error(SyntaxError, **attrs)
+    assert (back.filename, getattr(back, "_metadata", None)) == (str(secret), None)
+    with nothing_happens():
+        assert "t0ps3cret" not in "".join(traceback.format_exception(back))
 
 
 def test_a_type_name_never_leads_to_a_pickle():

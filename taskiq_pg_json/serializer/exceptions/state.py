@@ -8,8 +8,9 @@ own properties are never called, neither is its ``__new__``, ``__init__`` or ``_
 from __future__ import annotations
 
 import builtins
+import sys
 from operator import is_
-from types import GetSetDescriptorType, MemberDescriptorType
+from types import GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import TYPE_CHECKING, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
@@ -144,7 +145,10 @@ def restore(
 ) -> BaseException:
     """``exc`` with those arguments and attributes; raises where its slots refuse them."""
     _ARGS.__set__(exc, tuple(args))
-    members = _members(type(exc))
+    cls = type(exc)
+    if issubclass(cls, (ImportError, SyntaxError)):
+        attrs = _safe_to_print(cls, attrs)
+    members = _members(cls)
     own = _DICT.__get__(exc)
     for name, value in attrs.items():
         if name in members:
@@ -153,6 +157,27 @@ def restore(
             own[name] = value
     _check_unicode_error(exc)
     return exc
+
+
+def _safe_to_print(cls: type, attrs: Mapping[str, object]) -> Mapping[str, object]:
+    """The attributes but for those that make Python import a module or read a file.
+
+    Whatever prints an ImportError imports its module, from Python 3.12 on, to suggest another name
+    for ``name_from``; from 3.14 on a SyntaxError's file is read for what stands in ``_metadata``.
+    """
+    kept = dict(attrs)
+    if issubclass(cls, SyntaxError):
+        kept.pop("_metadata", None)
+    elif not _is_imported(kept.get("name")):
+        kept.pop("name_from", None)
+    return kept
+
+
+def _is_imported(name: object) -> bool:
+    """Whether a module is there, with the package that is imported with it, and is no lazy one."""
+    return type(name) is str and all(
+        type(sys.modules.get(part)) is ModuleType for part in (name, name.partition(".")[0])
+    )
 
 
 def _members(cls: type) -> dict[str, tuple[_Member, object]]:
