@@ -52,6 +52,7 @@ _MAX_HASHED = 28_000
 """Levels of JSON in what is hashed: Python hashes nested tuples without a look at its stack. The
 encoder's ``MAX_HASHED`` levels of values take up to three each."""
 
+
 class Decoder:
     """Decodes the columns of one row.
 

@@ -8,7 +8,7 @@ import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from taskiq_pg_json.serializer.resolve import Resolver
+from taskiq_pg_json.serializer.resolve import Resolver, is_module, namespace_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Lookup:
             cls, places = known
             for module_name, module, attribute, held in places:
                 if sys.modules.get(module_name) is not module or (
-                    module.__dict__.get(attribute) is not held
+                    namespace_of(module).get(attribute) is not held
                 ):
                     break
             else:
@@ -82,9 +82,9 @@ class Lookup:
         if self.registry.of_name(location) is not None:
             return ()
         return tuple(
-            (module_name, module, attribute, vars(module).get(attribute))
+            (module_name, module, attribute, namespace_of(module).get(attribute))
             for module_name, attribute in _LOCATION.findall(location)
-            if (module := sys.modules.get(module_name)) is not None
+            if is_module(module := sys.modules.get(module_name))
         )
 
     def module(self, name: str) -> ModuleType | None:

@@ -3,17 +3,18 @@
 A name is looked up in the registry, then in modules that match an ``allow`` pattern (imported if
 need be), then, unless ``strict``, in modules that are imported already. The walk from the
 module goes through classes only and reads namespaces directly, so that no ``__getattr__`` and no
-descriptor runs; and the class found has to be of the kind that the name says.
+descriptor runs, no lazy module is loaded, and no proxy is asked what it stands for; and the class
+found has to be of the kind that the name says.
 """
 
 from __future__ import annotations
 
-import builtins
 import importlib
+import logging
 import sys
 from fnmatch import fnmatchcase
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from taskiq_pg_json.serializer import generics, optional, secret
 from taskiq_pg_json.serializer.containers import HANDLERS
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
     from taskiq_pg_json.serializer.registry import TypeRegistry
 
+logger = logging.getLogger("taskiq_pg_json")
+
 _MAX_NAME = 1_000
+_namespace = vars(ModuleType)["__dict__"].__get__
 
 
 class Resolver:
@@ -54,11 +58,12 @@ class Resolver:
         if registered is not None:
             return registered.cls
         module_name, _, qualname = location.partition(":")
+        is_allowed = not self._strict or self._matches(module_name, location)
+        if not is_allowed and module_name != "builtins":
+            return None
         module = self._module(module_name, location)
         cls = None if module is None else walk(module, qualname)
-        if cls is None or (self._strict and not self._is_allowed(location, module_name, cls)):
-            return None
-        return cls
+        return cls if is_allowed or (cls and issubclass(cls, BaseException)) else None
 
     def _locate_argument(self, location: str) -> type | None:
         cls = self._locate(location)
@@ -66,12 +71,9 @@ class Resolver:
 
     def _module(self, name: str, location: str) -> ModuleType | None:
         module = sys.modules.get(name)
-        if module is None and self._matches(name, location):
-            try:
-                module = importlib.import_module(name)
-            except ImportError:
-                return None
-        return module if isinstance(module, ModuleType) else None
+        if type(module) is not ModuleType and self._matches(name, location):
+            module = _import(name)
+        return module if is_module(module) else None
 
     def _matches(self, module_name: str, location: str) -> bool:
         dotted = location.replace(":", ".")
@@ -80,20 +82,42 @@ class Resolver:
             for pattern in self._allow
         )
 
-    def _is_allowed(self, location: str, module_name: str, cls: type) -> bool:
-        return self._matches(module_name, location) or _is_builtin_exception(cls)
-
     def module(self, name: str) -> ModuleType | None:
         """A module that is imported, or that ``allow`` names."""
         return self._module(name, name)
 
 
-def _is_builtin_exception(cls: type) -> bool:
-    return issubclass(cls, BaseException) and vars(builtins).get(cls.__name__) is cls
+def _import(name: str) -> ModuleType | None:
+    """The module, imported; None where that fails, or would run a program."""
+    if name.rpartition(".")[2] == "__main__":
+        return None
+    try:
+        module = importlib.import_module(name)
+        if is_module(module):
+            vars(module)  # which loads a lazy one
+    except ImportError:
+        return None
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever its code raises, SystemExit too: a row is no way to end us
+        logger.warning("%s, which a row names, cannot be imported.", name, exc_info=True)
+        return None
+    return module
 
 
 def _fits(kind: str, cls: type) -> bool:
     return kind_of(cls) == kind
+
+
+def is_module(found: object) -> TypeGuard[ModuleType]:
+    """Whether it is a module itself, and no proxy that says so."""
+    return issubclass(type(found), ModuleType)
+
+
+def namespace_of(module: ModuleType) -> dict[str, object]:
+    """What a module holds, so far if it is a lazy one."""
+    found: dict[str, object] = _namespace(module)
+    return found
 
 
 def walk(module: ModuleType, qualname: str) -> type | None:
@@ -101,16 +125,19 @@ def walk(module: ModuleType, qualname: str) -> type | None:
 
     A finaliser would run with whatever state a row gives it.
     """
-    namespace: dict[str, object] = vars(module)
-    found: object = None
+    namespace = namespace_of(module)
+    cls: type | None = None
     for name in qualname.split("."):
         found = namespace.get(name)
-        if not isinstance(found, type):
+        if not _is_class(found):
             return None
-        namespace = attributes(found)
-    if not isinstance(found, type) or inherited(found, "__del__") is not None:
-        return None
-    return found
+        cls, namespace = found, attributes(found)
+    return None if cls is None or inherited(cls, "__del__") is not None else cls
+
+
+def _is_class(found: object) -> TypeGuard[type]:
+    """Whether it is a class itself: ``isinstance`` would ask a proxy what it stands for."""
+    return issubclass(type(found), type)
 
 
 def location_of(cls: type, registry: TypeRegistry) -> str | None:
@@ -154,4 +181,4 @@ def _imported(location: str) -> type | None:
     """The class of that location in a module that is imported already."""
     module_name, _, qualname = location.partition(":")
     module = sys.modules.get(module_name)
-    return walk(module, qualname) if isinstance(module, ModuleType) else None
+    return walk(module, qualname) if is_module(module) else None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import pickle
 import re
 import subprocess
@@ -416,6 +417,92 @@ def test_a_module_that_is_not_imported_stays_so_unless_it_is_allowed(tmp_path, m
     assert "shop_of_this_test" not in sys.modules
     back = read(JsonSerializer(allow=["shop_of_this_test"]), {"price": 1}, name)
     assert back == importlib.import_module("shop_of_this_test").Item(1)
+
+
+class Proxy:
+    """What lazy settings and the current user of web frameworks are: ``__class__`` is computed."""
+
+    @property
+    def __class__(self):
+        raise AssertionError("a proxy was asked what it stands for")
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.UnresolvedTypeWarning")
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "place", ["shop_of_proxies:thing", "shop_of_proxies:thing.more", "proxy:x"]
+)
+def test_a_name_asks_no_proxy_what_it_stands_for(monkeypatch, strict, place):
+    shop = types.ModuleType("shop_of_proxies")
+    shop.thing = Proxy()
+    monkeypatch.setitem(sys.modules, "shop_of_proxies", shop)
+    monkeypatch.setitem(sys.modules, "proxy", Proxy())
+    serializer = JsonSerializer(strict=strict)
+    for name in (f"dataclass:{place}", f"model:samples:Page[{place}]"):
+        assert read(serializer, {"a": 1}, name) == {"a": 1}
+
+
+@pytest.fixture
+def lazy_shop(tmp_path, monkeypatch):
+    """The name of a module that is loaded when it is asked for anything."""
+    (tmp_path / "lazy_shop.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Item:\n    price: int\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = importlib.util.find_spec("lazy_shop")
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "lazy_shop", module)
+    spec.loader.exec_module(module)
+    return "lazy_shop"
+
+
+def test_a_name_loads_no_lazy_module_unless_it_is_allowed(lazy_shop):
+    name = f"dataclass:{lazy_shop}:Item"
+    with nothing_happens(), pytest.warns(UnresolvedTypeWarning):
+        assert read(JsonSerializer(), {"price": 1}, name) == {"price": 1}
+    assert read(JsonSerializer(allow=["lazy_shop"]), {"price": 1}, name).price == 1
+
+
+@pytest.fixture
+def raising_shop(tmp_path, monkeypatch):
+    """Makes a package with a program in it and a module that raises, and returns its name."""
+    name = "shop_that_exits"
+    package = tmp_path / name
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text("raise AssertionError('the program was run')")
+    (package / "broken.py").write_text("raise SystemExit(3)")
+    (package / "stopped.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    for module in [module for module in sys.modules if module.startswith(name)]:
+        monkeypatch.delitem(sys.modules, module)
+
+
+def test_what_is_allowed_runs_no_program(raising_shop, caplog):
+    serializer = JsonSerializer(allow=[f"{raising_shop}.*"])
+    with pytest.warns(UnresolvedTypeWarning):
+        assert read(serializer, {"a": 1}, f"dataclass:{raising_shop}.__main__:X") == {"a": 1}
+    assert "cannot be imported" not in caplog.text
+
+
+def test_a_module_that_cannot_be_imported_leaves_the_plain_json(raising_shop, caplog):
+    serializer = JsonSerializer(allow=[f"{raising_shop}.*"])
+    with pytest.warns(UnresolvedTypeWarning):
+        assert read(serializer, {"a": 1}, f"dataclass:{raising_shop}.broken:X") == {"a": 1}
+    assert f"{raising_shop}.broken, which a row names, cannot be imported" in caplog.text
+    assert "SystemExit: 3" in caplog.text
+    with pytest.raises(KeyboardInterrupt):
+        read(serializer, {"a": 1}, f"dataclass:{raising_shop}.stopped:X")
+
+
+def test_strict_takes_exceptions_of_python_and_no_other_class_of_it():
+    serializer = JsonSerializer(strict=True)
+    row = serializer.encode({"error": KeyError("a")}, task_id="t")
+    assert type(serializer.decode(row, task_id="t")["error"]) is KeyError
+    with pytest.warns(UnresolvedTypeWarning):
+        assert read(serializer, {"value": 1}, "dataclass:builtins:int") == {"value": 1}
 
 
 def test_strict_takes_nothing_but_what_is_registered_or_allowed():
