@@ -30,6 +30,8 @@ Place = tuple[str, ModuleType, str, object]
 _LOCATION = re.compile(r"([^][,:]+):([^][,:.]+)")
 _MAX_WARNINGS = 1_000
 """Names that are remembered as warned of: a damaged row could hold any number."""
+_MAX_TEXT = 1_000
+"""Characters of a name and of a reason that are told and remembered: rows can have any."""
 _MAX_FOUND = 4_096
 """Names that are remembered with their classes: rows can name any number of parametrised models."""
 _RESOLVE = (
@@ -97,7 +99,7 @@ class Lookup:
         Raises:
             UnresolvedTypeError: unknown types are refused.
         """
-        reason = reason or _RESOLVE
+        name, reason = name[:_MAX_TEXT], (reason or _RESOLVE)[:_MAX_TEXT]
         if self._refuse_unknown:
             raise UnresolvedTypeError(f"{name}: {reason}")
         if name not in self._warned and len(self._warned) < _MAX_WARNINGS:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import importlib.util
 import pickle
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import tracemalloc
 import types
 import warnings
 from contextlib import contextmanager
@@ -207,6 +209,36 @@ def test_the_names_that_are_remembered_are_bounded(monkeypatch):
         name = f"model:samples:Page[Literal[{number}]]"
         assert isinstance(read(serializer, {"items": []}, name), samples.Page)
         assert len(serializer._lookup._found) <= 10
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.UnresolvedTypeWarning")
+def test_rows_that_were_read_leave_no_long_text_behind():
+    serializer = JsonSerializer(fallback=None)
+    text = "x" * 1_000_000
+
+    def read_two(number):
+        read(serializer, 1, f"dataclass:m:{number}{text}")
+        plain = {"type": "ValueError", "module": "builtins", "message": "m", "args": ["m"]}
+        frame = f'  File "a{number}.py", line 1, in f\n    {text}\n'
+        plain["traceback"] = f"Traceback (most recent call last):\n{frame}"
+        row = EncodedRow({"error": orjson.dumps(plain)})
+        assert serializer.decode(row, task_id="t")["error"].__traceback__ is not None
+
+    tracemalloc.start()
+    try:
+        for number in range(10):
+            read_two(number)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", [f"dataclass:m:{'x' * 1_000_000}", f"{'x' * 1_000_000}:m:X"])
+def test_a_long_name_is_told_in_brief(name):
+    with pytest.warns(UnresolvedTypeWarning) as caught:
+        assert read(JsonSerializer(), {"a": 1}, name) == {"a": 1}
+    assert all(len(str(warning.message)) < 3_000 for warning in caught)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ _FIRST_FRAMES = 20
 _LAST_FRAMES = 40
 _MAX_LINE = 400
 _MAX_TEXT = 32_000
+_MAX_KEPT = 1_000
 
 # The packages that call a task; their frames above it say nothing about the failure.
 _CALLERS = frozenset({"anyio", "asyncio", "concurrent", "taskiq", "taskiq_dependencies"})
@@ -115,8 +116,13 @@ def _hollow() -> Iterator[None]:
     yield
 
 
-@lru_cache(maxsize=1024)
 def _frame(filename: str, name: str) -> FrameType:
+    """A frame, which is kept for the next error unless its text is long."""
+    is_long = len(filename) + len(name) > _MAX_KEPT
+    return (_new_frame if is_long else _kept_frame)(filename, name)
+
+
+def _new_frame(filename: str, name: str) -> FrameType:
     """A frame that looks like one of the function ``name``: a generator's that is never run.
 
     Such a frame has no caller, so that keeping it keeps nobody else's variables.
@@ -126,3 +132,6 @@ def _frame(filename: str, name: str) -> FrameType:
     code = _hollow.__code__.replace(co_filename=filename, co_name=name)
     generator: GeneratorType[None, None, None] = FunctionType(code, {"__name__": "remote"})()
     return cast("FrameType", generator.gi_frame)
+
+
+_kept_frame = lru_cache(maxsize=1024)(_new_frame)
