@@ -596,6 +596,14 @@ async def test_a_task_that_says_nothing_of_its_result_has_no_view(store, annotat
         await store.create_view(task)
 
 
+@pytest.mark.parametrize("task_name", ["sho\0p.order", "\ud800:order"])
+async def test_a_task_whose_name_is_no_text_of_postgresql_has_no_view(store, task_name):
+    task = task_returning(Order, task_name)
+    for call in (store.create_view(task), store.drop_view(task)):
+        with pytest.raises(ConfigurationError, match="NUL character or is not valid Unicode"):
+            await call
+
+
 @pytest.mark.parametrize("task", ["order", 3, None])
 async def test_a_view_is_of_a_task(store, task):
     for call in (store.create_view(task), store.drop_view(task)):

@@ -19,6 +19,7 @@ from psycopg.rows import tuple_row
 from taskiq_pg_json.errors import ConfigurationError, ForeignTableError
 from taskiq_pg_json.schema import PlainCursor, missing_schema, queries
 from taskiq_pg_json.schema.names import MAX_IDENTIFIER_BYTES, check_identifier
+from taskiq_pg_json.serializer.text import is_clean
 from taskiq_pg_json.store.columns import FieldColumn, columns_of, indexed
 from taskiq_pg_json.store.fragments import compose, read_as
 from taskiq_pg_json.store.tasks import is_task, return_type
@@ -192,6 +193,11 @@ class _View:
     def __post_init__(self) -> None:
         check_identifier(f"name={self.suffix!r}", self.suffix)
         check_identifier(f"name={self.suffix!r}: {self.relation_name}", self.relation_name)
+        if not is_clean(self.task_name):
+            raise ConfigurationError(
+                f"The task's name {self.task_name!r} holds a NUL character or is not valid Unicode "
+                "text, which PostgreSQL has not: give the task another name."
+            )
         if self.relation_name in self.names.companions():
             raise ConfigurationError(
                 f"name={self.suffix!r}: {self.relation_name} is one of the store's own names; give "
