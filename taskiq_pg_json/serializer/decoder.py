@@ -111,11 +111,19 @@ class Decoder:
         above, self._below = self._below, 0
         try:
             found = read()
+            self.check_hashable()
         finally:
-            below, self._below = self._below, max(above, self._below)
-        if below > _MAX_HASHED:
-            raise ValueError(f"nested {below:,} levels deep, which is too deep to be hashed")
+            self._below = max(above, self._below)
         return found
+
+    def check_hashable(self) -> None:
+        """Make sure that what was read may be hashed, by whomever.
+
+        Raises:
+            ValueError: it is nested too deeply.
+        """
+        if self._below > _MAX_HASHED:
+            raise ValueError(f"nested {self._below:,} levels deep, which is too deep to be hashed")
 
     def decode(self, plain: object, node: Node | None) -> object:
         """Any value; None stays None."""

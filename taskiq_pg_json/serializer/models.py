@@ -145,6 +145,7 @@ class ModelShape(Shape):
         fields = {name: state[name] for name in self.fields if name in state}
         names = set(given) if isinstance(given, list) else {*fields, *extra}
         if self._known - fields.keys() - unset or (extra and not self._allows_extra):
+            decoder.check_hashable()  # validation may make sets of lists
             return self.validated(fields, extra, beside, names)
         return self.made(fields, names, extra, beside)
 

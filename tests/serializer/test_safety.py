@@ -382,6 +382,10 @@ def test_what_is_nested_deeper_is_refused_where_it_would_be_hashed(hold):
     [
         (["p"], {"type": "set", "items": "part:0"}),
         ({"k": 1}, {"keys": [["k", "p", "part:0"]]}),
+        (
+            {"held": ["p"]},
+            {"type": "model:__main__:Holding", "fields": {"held": {"items": "part:0"}}},
+        ),
     ],
 )
 def test_a_row_that_is_nested_too_deep_to_be_hashed_is_damaged(plain, node):
@@ -393,8 +397,9 @@ def test_a_row_that_is_nested_too_deep_to_be_hashed_is_damaged(plain, node):
         for n in [*(f"part:{n}" for n in range(1, 2_700)), "str"]
     ]
     script = (
-        "import sys; from taskiq_pg_json import JsonSerializer, ResultDecodeError\n"
+        "import pydantic, sys; from taskiq_pg_json import JsonSerializer, ResultDecodeError\n"
         "from taskiq_pg_json.serializer import EncodedRow\n"
+        "class Holding(pydantic.BaseModel): number: int = 0; held: set\n"
         "plain, types = sys.stdin.buffer.read().splitlines()\n"
         "try: JsonSerializer().decode(EncodedRow({'return_value': plain}, types), task_id='t')\n"
         "except ResultDecodeError as refused: print(refused)"
