@@ -24,8 +24,8 @@ class UnresolvedTypeWarning(UserWarning):
     """A stored type name led to no class: the plain JSON is returned in its place."""
 
 
-Place = tuple[str, ModuleType, str, object]
-"""A module, by name and itself, a name in it, and what that holds."""
+Place = tuple[str, ModuleType, dict[str, object], str, object]
+"""A module, by name and itself, its namespace, a name in it, and what that holds."""
 
 _LOCATION = re.compile(r"([^][,:]+):([^][,:.]+)")
 _MAX_WARNINGS = 1_000
@@ -61,9 +61,9 @@ class Lookup:
         known = self._found.get(name)
         if known is not None:
             cls, places = known
-            for module_name, module, attribute, held in places:
+            for module_name, module, namespace, attribute, held in places:
                 if sys.modules.get(module_name) is not module or (
-                    namespace_of(module).get(attribute) is not held
+                    namespace.get(attribute) is not held
                 ):
                     break
             else:
@@ -84,9 +84,10 @@ class Lookup:
         if self.registry.of_name(location) is not None:
             return ()
         return tuple(
-            (module_name, module, attribute, namespace_of(module).get(attribute))
+            (module_name, module, namespace, attribute, namespace.get(attribute))
             for module_name, attribute in _LOCATION.findall(location)
             if is_module(module := sys.modules.get(module_name))
+            for namespace in [namespace_of(module)]
         )
 
     def module(self, name: str) -> ModuleType | None:
