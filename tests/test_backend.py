@@ -13,6 +13,7 @@ from unittest.mock import AsyncMock, create_autospec
 
 import pytest
 from psycopg import sql
+from pydantic import PostgresDsn
 from road import EVERY_METHOD, finished, now, rows_in, stored
 from sameness import same
 from taskiq import AsyncTaskiqTask, TaskiqResult
@@ -164,9 +165,10 @@ class TestAttributes:
         assert backend.serializer is backend.store.serializer
         assert (backend.dsn, backend.connect_kwargs) == (None, {})
 
+    @pytest.mark.parametrize("kind", [str, PostgresDsn])
     @pytest.mark.parametrize("callable_", [True, False])
-    def test_the_dsn_is_one_that_libpq_takes_and_is_shown_nowhere(self, callable_):
-        given = "postgresql+psycopg://ada:hunter2@host/shop"
+    def test_the_dsn_is_one_that_libpq_takes_and_is_shown_nowhere(self, kind, callable_):
+        given = kind("postgresql+psycopg://ada:hunter2@host/shop")
         backend = JsonbResultBackend((lambda: given) if callable_ else given)
         assert backend.dsn == "postgresql://ada:hunter2@host/shop"
         assert "hunter2" not in f"{backend!r} {backend}"

@@ -94,7 +94,7 @@ def dsn_text(dsn: Dsn) -> str | None:
     if inspect.iscoroutine(given):
         given.close()
         raise ConfigurationError("The dsn callable is async: await it to get the dsn.")
-    return None if given is None else _without_driver(given)
+    return None if given is None else _without_driver(str(given))
 
 
 def _without_driver(dsn: str) -> str:
