@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,7 @@ def given_up_after(seconds: float | None) -> Iterator[None]:
     if seconds is None or task is None:
         yield
         return
+    before = _requests(task)
     is_over = False
 
     def give_up() -> None:
@@ -37,8 +38,13 @@ def given_up_after(seconds: float | None) -> Iterator[None]:
         yield
     except asyncio.CancelledError:
         # Somebody may have cancelled the task as well, which Python 3.10 does not tell.
-        if not is_over or (hasattr(task, "uncancel") and task.uncancel()):
+        if not is_over or (hasattr(task, "uncancel") and task.uncancel() > before):
             raise
         raise SlowError from None
     finally:
         timer.cancel()
+
+
+def _requests(task: asyncio.Task[Any]) -> int:
+    """How often the task was asked to cancel: it may go on, as to store its result."""
+    return task.cancelling() if hasattr(task, "cancelling") else 0
