@@ -326,6 +326,29 @@ async def test_a_closed_batcher_has_flushed_all_and_takes_no_more():
         await batcher.submit(Item(99))
 
 
+async def test_what_waits_for_room_is_flushed_before_it_closes():
+    server = Server(turns=4)
+    batcher = make_batcher(server, max_waiting=3, max_rows=2)
+    tasks = [asyncio.create_task(submitted(batcher, Item(n, str(n)))) for n in range(30)]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(batcher.close())
+    assert await asyncio.gather(*tasks) == list(range(30))
+    await asyncio.wait_for(closing, 5)
+
+
+async def test_what_waits_for_room_is_given_up_with_the_rest():
+    async def never(_items):
+        await asyncio.Event().wait()
+
+    batcher = MicroBatcher(never, key=lambda item: item.key, max_waiting=2)
+    tasks = [asyncio.create_task(submitted(batcher, Item(n, str(n)))) for n in range(9)]
+    await turns(1)
+    await batcher.close(0.05)
+    ended = await asyncio.wait_for(asyncio.gather(*tasks[1:], return_exceptions=True), 5)
+    assert {type(end) for end in ended} == {WriteTimeoutError}
+    tasks[0].cancel()
+
+
 async def test_a_cancelled_caller_takes_back_only_its_own_waiting_item():
     server = Server(turns=3)
     batcher = make_batcher(server)

@@ -115,7 +115,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     def _check(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._closed:
-            raise _closed_error()
+            raise NotStartedError("The result store has been shut down: start it again first.")
         if self._loop is not None:
             raise NotStartedError(
                 "The result store was started in another event loop: make one for each loop."
@@ -123,15 +123,13 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._loop = loop
 
     async def close(self, patience: float = math.inf) -> None:
-        """Refuse new items and return when all that were accepted have been flushed.
+        """Refuse new items and return when all others have been flushed, though they had no room.
 
         Args:
             patience: seconds without a batch that was flushed, after which those left are given up
                 with a ``WriteTimeoutError``.
         """
         self._closed = True
-        while self._turns:
-            resolve(self._turns.popleft(), _closed_error())
         self._wake()
         flushed = -1
         while not self._idle.is_set() and flushed != self._flushed:
@@ -149,6 +147,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         )
         while self._waiting:
             resolve(self._waiting.popleft()[1], self._error)
+        while self._turns:
+            resolve(self._turns.popleft(), self._error)
         for task in self._tasks:
             task.cancel()
 
@@ -234,9 +234,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         """Go on with what waits, or tell ``close()`` that nothing does."""
         if self._waiting and self._active < self._lanes:
             self._start_lane()
-        elif self._closed and not (
-            self._waiting or self._active or self._in_flight or self._admitted
-        ):
+        elif self._closed and not self._is_busy():
             self._idle.set()
 
     async def _lane(self) -> None:
@@ -372,7 +370,3 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             else:
                 raise found
         return results
-
-
-def _closed_error() -> NotStartedError:
-    return NotStartedError("The result store has been shut down: start it again first.")
