@@ -142,6 +142,18 @@ async def test_a_server_that_ends_the_connection_is_quoted_and_all_are_told(
     assert not pipeline.has_room
 
 
+async def test_all_are_told_of_a_lost_connection_whose_socket_the_event_loop_forgets(
+    impatient, connection, admin
+):
+    """As uvloop does once a socket has an error."""
+    sleeping = send(impatient, SLEEP, seconds=60.0)
+    await asyncio.sleep(0.05)
+    asyncio.get_running_loop().remove_reader(impatient.wire._socket)
+    admin.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
+    with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+        await asyncio.wait_for(sleeping, 5)
+
+
 async def test_what_was_told_before_the_commit_is_no_success(connection):
     sent = pipelines._Sent(asyncio.get_running_loop())
     sent.result = connection.pgconn.make_empty_result(ExecStatus.TUPLES_OK)

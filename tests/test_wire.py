@@ -198,6 +198,29 @@ async def test_a_connection_lost_in_mid_statement_is_an_error_in_the_servers_wor
         await sleeping
 
 
+async def test_an_answer_is_heard_though_the_event_loop_forgets_the_socket(wire, admin):
+    """As uvloop does once a socket has an error."""
+    (pid,) = (await wire.execute(b"SELECT pg_backend_pid()", {}))[0]
+    sleeping = asyncio.create_task(wire.execute(b"SELECT pg_sleep(0.7)", {}))
+    await asyncio.sleep(0.1)
+    asyncio.get_running_loop().remove_reader(wire._socket)
+    await asyncio.wait_for(sleeping, 5)
+    sleeping = asyncio.create_task(wire.execute(b"SELECT pg_sleep(60)", {}, prepare=False))
+    await asyncio.sleep(0.1)
+    admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+    with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+        await asyncio.wait_for(sleeping, 5)
+
+
+async def test_nobody_looks_where_nothing_is_awaited(wire, monkeypatch):
+    monkeypatch.setattr(wires, "_LOOK", 0.05)
+    for _ in range(5):
+        await wire.execute(b"SELECT 1", {})
+    assert wire._next_look is not None
+    await asyncio.sleep(0.2)
+    assert wire._next_look is None
+
+
 async def test_a_connection_lost_while_much_is_sent_is_an_error(proxied):
     connection, jam, cut = proxied
     wire = Wire(connection)

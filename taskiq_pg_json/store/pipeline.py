@@ -180,6 +180,8 @@ class Pipeline:
 
     def _watch(self) -> None:
         """Have a statement given up that keeps up others from one look to the next."""
+        if self._sent:
+            self.wire.hear()  # what the event loop has not told of
         head = self._sent[0] if self._sent else None
         keeps_up = head is not None and head is self._watched and len(self._sent) > 1
         if keeps_up and not self._cancels:

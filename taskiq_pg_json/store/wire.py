@@ -39,6 +39,7 @@ _FORMATS = {b"s": PyFormat.AUTO, b"b": PyFormat.BINARY}
 _MAX_PREPARED = 100  # of one connection
 _MAX_FORGOTTEN = 3
 _CANCEL_TIMEOUT = 5.0  # seconds
+_LOOK = 0.5  # seconds between looks at what the event loop may not tell of
 
 
 @dataclass(slots=True)
@@ -116,6 +117,7 @@ class Wire:
         self._listens = False
         self._writes = False
         self._waiter: asyncio.Future[None] | None = None
+        self._next_look: asyncio.TimerHandle | None = None
         self._heard: Callable[[], None] = self._wake
         self._lost: Callable[[psycopg.OperationalError], None] = self._fail
 
@@ -129,6 +131,9 @@ class Wire:
             with suppress(OSError):
                 self._loop.remove_reader(self._socket)
         self._stop_writing()
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
 
     async def execute(
         self, statement: bytes, values: Mapping[str, object], *, prepare: bool = True
@@ -223,6 +228,8 @@ class Wire:
         pgconn = self._pgconn
         self.listen(self._wake, self._fail)
         self.flush()
+        if self._next_look is None:  # one for many statements: a timer each would cost too much
+            self._next_look = self._loop.call_later(_LOOK, self._look)
         answer: PGresult | None = None
         try:
             while True:
@@ -279,7 +286,7 @@ class Wire:
         self._heard, self._lost = heard, lost
         if not self._listens:
             self._socket = self._pgconn.socket
-            self._loop.add_reader(self._socket, self._hear)
+            self._loop.add_reader(self._socket, self.hear)
             self._listens = True
 
     def flush(self) -> None:
@@ -304,8 +311,20 @@ class Wire:
             with suppress(OSError):
                 self._loop.remove_writer(self._socket)
 
-    def _hear(self) -> None:
-        """Take what the server sends."""
+    def _look(self) -> None:
+        """Hear what the event loop has not told of, as long as an answer is awaited."""
+        self._next_look = None
+        if self._waiter is None:
+            return
+        self.hear()
+        if self._listens:
+            self._next_look = self._loop.call_later(_LOOK, self._look)
+
+    def hear(self) -> None:
+        """Take what the server has sent, if anything.
+
+        The event loop calls it; but uvloop forgets a socket once that has an error.
+        """
         try:
             self._pgconn.consume_input()
         except psycopg.OperationalError as error:
