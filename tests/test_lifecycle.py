@@ -91,6 +91,63 @@ async def test_a_shutdown_that_is_given_up_leaves_a_store_that_can_be_started(na
     await named.shutdown()
 
 
+@pytest.fixture
+def stop_halfway(named):
+    """Starts the store, has it listen, and cancels its shutdown after some turns of the loop."""
+
+    async def stop(pause, times):
+        await named.startup()
+        waiting = asyncio.create_task(named.wait(["never"]))
+        await asyncio.sleep(0.05)
+        stopping = asyncio.create_task(named.shutdown())
+        for _ in range(pause):
+            await asyncio.sleep(0)
+        is_cancelled = False
+        for _ in range(times):
+            is_cancelled = stopping.cancel() or is_cancelled
+            await asyncio.sleep(0)
+        await asyncio.wait({stopping}, timeout=10)
+        assert stopping.cancelled() == is_cancelled
+        waiting.cancel()
+        waiting.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    return stop
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_shutdown_that_is_cancelled_ends_so_and_closes_all(stop_halfway, connected, times):
+    for pause in range(1, 9):
+        await stop_halfway(pause, times)
+        await eventually(lambda: connected() == 0)
+
+
+async def test_a_store_can_be_started_while_a_cancelled_shutdown_still_closes(
+    named, stop_halfway, connected
+):
+    for pause in range(1, 9):
+        await stop_halfway(pause, 3)
+        async with named:
+            await named.set_result("id", Outcome(pause))
+            assert (await named.get("id")).return_value == pause
+        await eventually(lambda: connected() == 0)
+
+
+async def test_a_start_that_is_cancelled_again_and_again_closes_all(named, connected, monkeypatch):
+    migrate = named.migrate
+
+    async def migrate_slowly():
+        await migrate()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(named, "migrate", migrate_slowly)
+    starting = asyncio.create_task(named.startup())
+    await asyncio.sleep(0.5)
+    while not starting.done():
+        starting.cancel()
+        await asyncio.sleep(0)
+    await eventually(lambda: connected() == 0)
+
+
 async def test_results_that_come_after_shutdown_are_stored(named, connected):
     await named.startup()
     writing = [asyncio.create_task(named.set_result(f"{n} during", Outcome(n))) for n in range(50)]

@@ -120,10 +120,11 @@ class Connections:
     async def close(self) -> None:
         """Close the pool, unless it was lent."""
         self._open = False
-        if self._kept is not None:
-            await self._kept.close()
-        if self._pool is not None and not self._lent:
-            await self._pool.close()
+        kept, pool = self._kept, self._pool  # which another event loop may give up meanwhile
+        if kept is not None:
+            await kept.close()
+        if pool is not None and not self._lent:
+            await pool.close()
 
     def give_up(self) -> None:
         """Leave the pool of an event loop that has been closed, unless it was lent."""

@@ -100,6 +100,7 @@ class ResultStore(Searchable):
         self._ttl = checked_ttl(result_ttl)
         self._schema = Schema(self.names, indexes)
         self._coming_or_going = asyncio.Lock()
+        self._closing: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._was_started = False
         self._late: tuple[asyncio.AbstractEventLoop, Writer] | None = None
@@ -143,6 +144,8 @@ class ResultStore(Searchable):
         """
         self._leave_other_loop()
         async with self._coming_or_going:
+            if self._closing is not None and not self._closing.done():
+                await asyncio.wait({self._closing})
             if self._connections.is_open:
                 return
             self._loop = asyncio.get_running_loop()
@@ -154,7 +157,7 @@ class ResultStore(Searchable):
                 elif self._migrate == "verify":
                     await self.verify()
             except BaseException:  # cancelled or failed, the pool must not stay open
-                await self._connections.close()
+                await self._close()
                 raise
             self._was_started = True
 
@@ -174,8 +177,7 @@ class ResultStore(Searchable):
                 await self._writer.close(self._patience)
                 await self._reader.close(self._patience)
             finally:  # cancelled, it must not stay half open
-                await self._listener.close()
-                await self._connections.close()
+                await self._close()
             await self._write_late()
 
     async def migrate(self) -> None:
@@ -397,6 +399,16 @@ class ResultStore(Searchable):
                 return
         await submit(self._rows.refusal(task_id, outcome, reason))
 
+    async def _close(self) -> None:
+        """Close the connections; to the end, though whoever waits for that is cancelled."""
+        if self._closing is None or self._closing.done():
+            self._closing = asyncio.get_running_loop().create_task(self._close_connections())
+        await asyncio.shield(self._closing)
+
+    async def _close_connections(self) -> None:
+        await self._listener.close()
+        await self._connections.close()
+
     def _leave_other_loop(self) -> None:
         """Forget what belongs to an event loop that has been closed, or left by ``shutdown()``."""
         if self._loop is None or self._loop is asyncio.get_running_loop():
@@ -406,14 +418,14 @@ class ResultStore(Searchable):
                 f"The store of {self.names} was started in another event loop: shut it down there "
                 "first, or make a store for each loop."
             )
-        self._loop = None
+        self._loop = self._closing = None
         self._coming_or_going = asyncio.Lock()
         self._connections.give_up()
         self._make_parts()
 
     def _forget_parents(self) -> None:
         """Forget what a fork has copied of the process that it comes from."""
-        self._loop = self._late = None
+        self._loop = self._late = self._closing = None
         self._coming_or_going = asyncio.Lock()
         self._make_parts()
 

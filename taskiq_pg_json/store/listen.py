@@ -175,11 +175,11 @@ class Listener:
     async def close(self) -> None:
         """Close the connection, and have every subscriber look once more."""
         # A look may have to wait for longer than until the connection is opened again.
-        for task in (self._task, *self._looks):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        tasks = self._looks if self._task is None else {self._task, *self._looks}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         self._task = None
         self._hearing.clear()
         _tell(self._subscribers, self._subscribers)
