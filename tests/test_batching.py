@@ -150,6 +150,37 @@ async def test_what_gets_no_further_while_it_closes_is_given_up():
     assert "Given up at shutdown" in str(ended[5])
 
 
+@pytest.mark.parametrize("times", [1, 2])
+async def test_what_is_flushed_alone_is_given_up_too(times):
+    async def never(_items):
+        await asyncio.Event().wait()
+
+    batcher = MicroBatcher(never, key=lambda item: item.key)
+    call = asyncio.create_task(submitted(batcher, Item(1)))
+    await turns(1)
+    await asyncio.gather(*(batcher.close(0.05) for _ in range(times)))
+    with pytest.raises(WriteTimeoutError):
+        await asyncio.wait_for(call, 5)
+    assert not batcher._is_busy()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="does not tell who has cancelled a task")
+async def test_a_caller_that_is_cancelled_while_its_item_is_given_up_is_cancelled():
+    async def slow_to_end(_items):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.2)
+
+    batcher = MicroBatcher(slow_to_end, key=lambda item: item.key)
+    call = asyncio.create_task(submitted(batcher, Item(1)))
+    await turns(1)
+    call.cancel()
+    await batcher.close(0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(call, 5)
+
+
 async def test_callers_in_a_closed_loop_share_batches():
     server = Server(turns=5)
     batcher = make_batcher(server)

@@ -7,10 +7,11 @@ import math
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from taskiq_pg_json.errors import NotStartedError, WriteTimeoutError
 from taskiq_pg_json.store.batch import Batch, ItemT, PutOffError, ResultT, Waiting, resolve
+from taskiq_pg_json.store.hurry import cancellations, taken_back
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
@@ -79,6 +80,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._in_flight: set[Hashable] = set()
         self._active = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._alone: asyncio.Task[Any] | None = None
         self._aside = asyncio.Semaphore(_FLUSHES_ASIDE)
         self._put_off_turns = asyncio.Semaphore(_FLUSHES_ASIDE)
         self._put_off = 0
@@ -151,6 +153,9 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             resolve(self._turns.popleft(), self._error)
         for task in self._tasks:
             task.cancel()
+        alone, self._alone = self._alone, None
+        if alone is not None:
+            alone.cancel()
 
     def _is_busy(self) -> bool:
         return bool(
@@ -165,12 +170,19 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         key = self._key(item)
         self._in_flight.add(key)
         batch: Batch[ItemT, ResultT] = Batch()
+        task = self._alone = asyncio.current_task()
+        before = 0 if task is None else cancellations(task)
         try:
             (result,) = await self._flush((item,))
             if isinstance(result, PutOffError):
                 batch.entries[key] = item, asyncio.get_running_loop().create_future()
                 self._send_put_off(batch)
+        except asyncio.CancelledError:
+            if self._error is None or task is None or not taken_back(task, before):
+                raise
+            raise self._error from None
         finally:
+            self._alone = None
             self._active -= 1
             if not batch.entries:
                 self._in_flight.remove(key)

@@ -25,7 +25,7 @@ def given_up_after(seconds: float | None) -> Iterator[None]:
     if seconds is None or task is None:
         yield
         return
-    before = _requests(task)
+    before = cancellations(task)
     is_over = False
 
     def give_up() -> None:
@@ -37,14 +37,21 @@ def given_up_after(seconds: float | None) -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        # Somebody may have cancelled the task as well, which Python 3.10 does not tell.
-        if not is_over or (hasattr(task, "uncancel") and task.uncancel() > before):
+        if not is_over or not taken_back(task, before):
             raise
         raise SlowError from None
     finally:
         timer.cancel()
 
 
-def _requests(task: asyncio.Task[Any]) -> int:
-    """How often the task was asked to cancel: it may go on, as to store its result."""
+def cancellations(task: asyncio.Task[Any]) -> int:
+    """How often the task was cancelled: it may go on all the same, as to store its result."""
     return task.cancelling() if hasattr(task, "cancelling") else 0
+
+
+def taken_back(task: asyncio.Task[Any], before: int) -> bool:
+    """Take back the cancellation of the task that has just ended what it awaited.
+
+    False if somebody else has cancelled it since, which Python 3.10 does not tell.
+    """
+    return not hasattr(task, "uncancel") or task.uncancel() <= before
