@@ -10,8 +10,15 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from taskiq_pg_json.errors import NotStartedError, WriteTimeoutError
+from taskiq_pg_json.store import batch as batches
 from taskiq_pg_json.store.batch import PutOffError
 from taskiq_pg_json.store.batching import MicroBatcher, later
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """What is put off is flushed again at once."""
+    monkeypatch.setattr(batches, "_FIRST_PAUSE", 0)
 
 
 class RejectedError(Exception):
@@ -43,13 +50,13 @@ class Server:
 
     async def flush(self, items):
         """What is slow is put off."""
-        numbers = await self.flush_patiently(items, but=[item for item in items if item.slow])
+        numbers = await self.flush_again(items, but=[item for item in items if item.slow])
         return [
             PutOffError() if item.slow else number
             for item, number in zip(items, numbers, strict=True)
         ]
 
-    async def flush_patiently(self, items, but=()):
+    async def flush_again(self, items, but=()):
         keys = [item.key for item in items]
         assert not set(keys) & set(self.in_flight), "two flushes of one key at once"
         assert len(set(keys)) == len(keys), "a key twice in one batch"
@@ -72,7 +79,7 @@ class Server:
 def make_batcher(server, **options):
     return MicroBatcher(
         server.flush,
-        flush_patiently=server.flush_patiently,
+        flush_again=server.flush_again,
         key=lambda item: item.key,
         size=lambda item: item.size,
         rejects=(RejectedError,),
@@ -112,13 +119,13 @@ async def test_calls_that_arrive_during_a_flush_form_the_next_batch():
 async def test_what_is_put_off_keeps_up_no_others(slow):
     goes_on = asyncio.Event()
 
-    async def flush_patiently(items):
+    async def flush_again(items):
         await goes_on.wait()
         return [item.number for item in items]
 
     batcher = MicroBatcher(
         Server().flush,
-        flush_patiently=flush_patiently,
+        flush_again=flush_again,
         key=lambda item: item.key,
         choose=None,
     )
@@ -133,13 +140,77 @@ async def test_what_is_put_off_keeps_up_no_others(slow):
     await asyncio.wait_for(batcher.close(), 5)
 
 
+@dataclass
+class Locks:
+    """Puts off each item whose key is locked."""
+
+    locked: set[str]
+    flushed: list[int] = field(default_factory=list)
+
+    async def flush(self, items):
+        await turns(1)
+        self.flushed += [item.number for item in items if item.key not in self.locked]
+        return [PutOffError() if item.key in self.locked else item.number for item in items]
+
+
+@pytest.mark.parametrize("size", [1, 11])
+async def test_what_is_put_off_for_long_keeps_up_nothing_that_is_put_off_for_less(size):
+    locks = Locks({str(number) for number in range(20)})
+    batcher = MicroBatcher(
+        locks.flush, key=lambda item: item.key, size=lambda item: item.size, max_bytes=10
+    )
+    calls = []
+    for number in range(20):
+        calls.append(asyncio.create_task(submitted(batcher, Item(number, str(number), size))))
+        await turns(5)
+    another = Item(20, "another", size)
+    assert await asyncio.wait_for(submitted(batcher, another), 5) == 20
+    for number in (7, 19, 0):
+        locks.locked.remove(str(number))
+        assert await asyncio.wait_for(calls[number], 5) == number
+    assert sum(call.done() for call in calls) == 3
+    locks.locked.clear()
+    assert await asyncio.wait_for(asyncio.gather(*calls), 5) == list(range(20))
+    assert sorted(locks.flushed) == list(range(21))
+    await asyncio.wait_for(batcher.close(), 5)
+
+
+async def test_what_is_put_off_in_one_batch_is_done_as_each_can_be():
+    locks = Locks(set("abc"))
+    batcher = MicroBatcher(locks.flush, key=lambda item: item.key)
+    calls = [asyncio.create_task(submitted(batcher, Item(n, key))) for n, key in enumerate("xabc")]
+    assert await calls[0] == 0
+    await turns(20)
+    for number, key in ((2, "b"), (3, "c"), (1, "a")):
+        locks.locked.remove(key)
+        assert await asyncio.wait_for(calls[number], 5) == number
+
+
+async def test_no_more_is_put_off_than_may_wait():
+    locks = Locks({str(number) for number in range(30)})
+    batcher = MicroBatcher(locks.flush, key=lambda item: item.key, max_waiting=5, max_rows=2)
+    calls = [asyncio.create_task(submitted(batcher, Item(n, str(n)))) for n in range(30)]
+    await turns(200)
+    assert 5 <= len(batcher._in_flight) + len(batcher._waiting) <= 10
+    locks.locked.clear()
+    assert await asyncio.wait_for(asyncio.gather(*calls), 5) == list(range(30))
+
+
+async def test_what_stays_locked_while_it_closes_is_given_up():
+    locks = Locks({"a"})
+    batcher = MicroBatcher(locks.flush, key=lambda item: item.key)
+    call = asyncio.create_task(submitted(batcher, Item(0)))
+    await turns(5)
+    await asyncio.wait_for(batcher.close(0.05), 5)
+    with pytest.raises(WriteTimeoutError):
+        await call
+
+
 async def test_what_gets_no_further_while_it_closes_is_given_up():
     async def never(_items):
         await asyncio.Event().wait()
 
-    batcher = MicroBatcher(
-        Server().flush, flush_patiently=never, key=lambda item: item.key, lanes=1
-    )
+    batcher = MicroBatcher(Server().flush, flush_again=never, key=lambda item: item.key, lanes=1)
     items = [Item(number, key=str(number), slow=number == 5) for number in range(12)]
     calls = [asyncio.create_task(submitted(batcher, item)) for item in items]
     await turns(1)

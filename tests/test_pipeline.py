@@ -14,7 +14,7 @@ from road import eventually
 from taskiq_pg_json import ResultStore, WriteTimeoutError
 from taskiq_pg_json.records import Outcome
 from taskiq_pg_json.store import pipeline as pipelines
-from taskiq_pg_json.store import writes
+from taskiq_pg_json.store import unlocked
 from taskiq_pg_json.store.pipeline import Pipeline
 from taskiq_pg_json.store.wire import Wire
 
@@ -338,7 +338,7 @@ async def test_a_locked_row_keeps_up_no_others(store, locked, monkeypatch):
 
 
 async def test_many_locked_rows_keep_up_no_others(store, lock, monkeypatch):
-    monkeypatch.setattr(writes, "_SLOW", 0.3)
+    monkeypatch.setattr(unlocked, "_SLOW", 0.3)
     holders = [await lock(WARM[number]) for number in (0, 10, 20)]
     waiting = [asyncio.create_task(store.set_result(id_, Outcome("new"))) for id_ in WARM[:30]]
     await asyncio.wait_for(store_all(store, [f"other-{n}" for n in range(50)]), 10)
@@ -351,7 +351,7 @@ async def test_many_locked_rows_keep_up_no_others(store, lock, monkeypatch):
 
 
 async def test_a_row_that_stays_locked_does_not_keep_up_the_shutdown(dsn, store, lock, monkeypatch):
-    monkeypatch.setattr(writes, "_SLOW", 0.3)
+    monkeypatch.setattr(unlocked, "_SLOW", 0.3)
     await lock(WARM[0])
     async with ResultStore(dsn, table_name=store.names.table, write_timeout=1) as other:
         writing = [asyncio.create_task(other.set_result(id_, Outcome(1))) for id_ in WARM[:3]]

@@ -13,7 +13,7 @@ SELECT task_id::{task_id_type}, task_name, worker, status,
        coalesce(finished_at, now()),
        now() + date_part('epoch', %(ttl)b::interval) * interval '1 second',
        types, pickled, %(serializer)s::text
-FROM {batch}
+FROM {batch}{lock_limit}
 ON CONFLICT (task_id) DO UPDATE SET
     task_name      = coalesce(excluded.task_name, result.task_name),
     worker         = coalesce(excluded.worker, result.worker),
@@ -77,7 +77,7 @@ SELECT task_id::{task_id_type}, task_name, worker, status, convert_from(error, '
        convert_from(args, 'UTF8')::jsonb, convert_from(kwargs, 'UTF8')::jsonb,
        convert_from(labels, 'UTF8')::jsonb, queued_at, started_at,
        types, pickled, %(serializer)s::text
-FROM {batch}
+FROM {batch}{lock_limit}
 ON CONFLICT (task_id) DO UPDATE SET
     task_name  = excluded.task_name,
     worker     = excluded.worker,
@@ -115,6 +115,11 @@ WHERE result.finished_at IS NULL
     task_id, task_name, worker, status, error, args, kwargs, labels, queued_at, started_at,
     kind, pickled)) AS batch
 
+-- lock_limit --
+-- Beside a batch: for how many milliseconds a statement waits for a row that somebody has locked. For
+-- the table it has waited by then, as long as that took.
+, set_config('lock_timeout', %(lock_limit)s::text, true) AS lock_limit
+
 -- locked_rows --
 -- Which of the tasks have a row that somebody else has locked.
 WITH free AS MATERIALIZED (
@@ -137,7 +142,7 @@ WHERE task_id = %(task_id)s::text::{task_id_type}
 INSERT INTO {progress} AS progress (task_id, state, meta, types, pickled, updated_at)
 SELECT task_id::{task_id_type}, state, convert_from(meta, 'UTF8')::jsonb,
        types, pickled, now()
-FROM {batch}
+FROM {batch}{lock_limit}
 ON CONFLICT (task_id) DO UPDATE SET
     state      = excluded.state,
     meta       = excluded.meta,

@@ -16,7 +16,11 @@ Waiting = tuple[ItemT, "asyncio.Future[ResultT]"]
 
 
 class PutOffError(Exception):
-    """What a flush returns for an item that would keep up others: it is flushed aside."""
+    """What a flush returns for an item that would keep up others: it is flushed again later."""
+
+
+_FIRST_PAUSE = 0.05  # seconds; doubles up to the longest
+_LONGEST_PAUSE = 1.0
 
 
 class Batch(Generic[ItemT, ResultT]):
@@ -26,14 +30,16 @@ class Batch(Generic[ItemT, ResultT]):
         entries: the item of each key, and who waits for it.
         superseded: who waits for the earlier ones that an item stands for.
         has_begun: whether its flush has.
+        pause: seconds before what is put off of it is flushed again.
     """
 
-    __slots__ = ("entries", "has_begun", "superseded")
+    __slots__ = ("entries", "has_begun", "pause", "superseded")
 
     def __init__(self) -> None:
         self.entries: dict[Hashable, Waiting[ItemT, ResultT]] = {}
         self.superseded: list[tuple[Hashable, asyncio.Future[ResultT]]] = []
         self.has_begun = False
+        self.pause = _FIRST_PAUSE
 
     def settle(self, results: Sequence[ResultT | Exception]) -> Batch[ItemT, ResultT] | None:
         """Answer everybody; those whose items are put off leave it for another batch."""
@@ -49,6 +55,7 @@ class Batch(Generic[ItemT, ResultT]):
             return None
         by_key = dict(zip(self.entries, results, strict=True))
         put_off: Batch[ItemT, ResultT] = Batch()
+        put_off.pause = min(2 * self.pause, _LONGEST_PAUSE)
         for key, result in by_key.items():
             if isinstance(result, PutOffError):
                 put_off.entries[key] = self.entries.pop(key)

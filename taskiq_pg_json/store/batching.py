@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 
 _FLUSHES_ASIDE = 2
-_MOST_PUT_OFF = 16  # batches; what comes then waits in its lane
 
 
 def later(_earlier: ItemT, item: ItemT) -> ItemT:
@@ -36,9 +35,9 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     Args:
         flush: writes or reads one batch, whole or not at all; returns one result an item, in order,
-            or the error of an item that it has set apart; a ``PutOffError`` has it flushed beside
-            the lanes.
-        flush_patiently: the same, and puts nothing off; None where ``flush`` never does.
+            or the error of an item that it has set apart; a ``PutOffError`` has it flushed again
+            later, beside the lanes.
+        flush_again: the same for what has been put off; None where nothing ever is.
         key: what an item is about, such as its task id.
         size: an item's weight in bytes.
         rejects: the errors that one bad item causes; the batch is then halved until it is alone.
@@ -47,7 +46,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         max_rows: items in one batch.
         max_bytes: bytes in one batch; an item that is heavier by itself is flushed by itself,
             beside the lanes, so that it stalls nobody.
-        max_waiting: items that may wait; ``submit`` then waits for room first.
+        max_waiting: items that may wait or be put off; ``submit`` then waits for room first.
         lanes: flushes under way at once.
     """
 
@@ -56,7 +55,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         flush: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]],
         *,
         key: Callable[[ItemT], Hashable],
-        flush_patiently: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]]
+        flush_again: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]]
         | None = None,
         size: Callable[[ItemT], int] | None = None,
         rejects: tuple[type[Exception], ...] = (),
@@ -67,7 +66,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         lanes: int = 1,
     ) -> None:
         self._flush = flush
-        self._flush_patiently = flush_patiently or flush
+        self._flush_again = flush_again or flush
         self._key = key
         self._size = size
         self._rejects = rejects
@@ -82,7 +81,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._alone: asyncio.Task[Any] | None = None
         self._aside = asyncio.Semaphore(_FLUSHES_ASIDE)
-        self._put_off_turns = asyncio.Semaphore(_FLUSHES_ASIDE)
+        self._again = asyncio.Semaphore(_FLUSHES_ASIDE)
         self._put_off = 0
         self._turns: deque[asyncio.Future[None]] = deque()
         self._admitted = 0
@@ -108,7 +107,11 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         if self._closed or loop is not self._loop:
             self._check(loop)
         if self._active or self._is_busy():
-            if self._turns or self._admitted or len(self._waiting) >= self._max_waiting:
+            if (
+                self._turns
+                or self._admitted
+                or len(self._waiting) + self._put_off >= self._max_waiting
+            ):
                 return self._submit_in_turn(item)
             return self._enqueue(item)
         if self._size is not None and self._size(item) > self._max_bytes:
@@ -222,7 +225,9 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             raise
 
     def _admit(self) -> None:
-        while self._turns and len(self._waiting) + self._admitted < self._max_waiting:
+        while (
+            self._turns and len(self._waiting) + self._put_off + self._admitted < self._max_waiting
+        ):
             turn = self._turns.popleft()
             if not turn.done():  # not cancelled
                 turn.set_result(None)
@@ -251,8 +256,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     async def _lane(self) -> None:
         while (batch := self._take()).entries:
-            has_room = self._put_off < _MOST_PUT_OFF
-            await self._flush_batch(batch, self._flush if has_room else self._flush_patiently)
+            await self._flush_batch(batch, self._flush)
             # Those just answered may come back with their next item.
             await asyncio.sleep(0)
 
@@ -312,19 +316,27 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     async def _flush_aside(self, batch: Batch[ItemT, ResultT]) -> None:
         async with self._aside:
-            await self._flush_batch(batch, self._flush_patiently)
+            await self._flush_batch(batch, self._flush)
 
     def _send_put_off(self, batch: Batch[ItemT, ResultT]) -> None:
-        """Flush beside the lanes what would keep up others; its keys stay in flight."""
-        self._put_off += 1
-        self._start(self._flush_put_off(batch), partial(self._put_off_ended, batch))
+        """Flush again, after a pause and in turn, what would keep up others.
+
+        Its keys stay in flight.
+        """
+        count = len(batch.entries) + len(batch.superseded)
+        self._put_off += count
+        self._start(self._flush_put_off(batch), partial(self._put_off_ended, batch, count))
 
     async def _flush_put_off(self, batch: Batch[ItemT, ResultT]) -> None:
-        async with self._put_off_turns:
-            await self._flush_batch(batch, self._flush_patiently)
+        await asyncio.sleep(batch.pause)
+        async with self._again:
+            await self._flush_batch(batch, self._flush_again)
 
-    def _put_off_ended(self, batch: Batch[ItemT, ResultT], task: asyncio.Task[None]) -> None:
-        self._put_off -= 1
+    def _put_off_ended(
+        self, batch: Batch[ItemT, ResultT], count: int, task: asyncio.Task[None]
+    ) -> None:
+        self._put_off -= count
+        self._admit()
         self._aside_ended(batch, task)
 
     def _aside_ended(self, batch: Batch[ItemT, ResultT], task: asyncio.Task[None]) -> None:
@@ -347,8 +359,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             if not isinstance(error, Exception):
                 raise
         else:
-            self._flushed += 1
             put_off = batch.settle(results)
+            self._flushed += bool(batch.entries)
             if put_off is not None:
                 self._send_put_off(put_off)
         finally:

@@ -25,12 +25,14 @@ class BatchStatement:
         names: what the query's placeholders are bound to.
         query: the query's name.
         source: the two forms of its batch are named ``{source}_one`` and ``{source}_many``.
-        fragments: what else stands in the query, by its placeholder: the names of queries.
+        fragments: what else stands in the query, by its placeholder: the names of queries. There is
+            no lock's limit where none is given.
     """
 
     def __init__(self, names: Names, query: str, source: str, **fragments: str) -> None:
         text = queries()
-        parts = {placeholder: text[name] for placeholder, name in fragments.items()}
+        given = {placeholder: text[name] for placeholder, name in fragments.items()}
+        parts = {"lock_limit": "", **given}
         self._one = names.statement(text[query], batch=text[f"{source}_one"], **parts)
         self._many = names.statement(text[query], batch=text[f"{source}_many"], **parts)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from functools import partial
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -12,11 +11,10 @@ import psycopg
 
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import Announcer
-from taskiq_pg_json.store.batch import PutOffError
 from taskiq_pg_json.store.batching import MicroBatcher, later
-from taskiq_pg_json.store.hurry import SlowError
-from taskiq_pg_json.store.retrying import LIMITS, NEVER, NO_WRITES
+from taskiq_pg_json.store.retrying import NEVER, NO_WRITES
 from taskiq_pg_json.store.statements import BatchStatement, RowT
+from taskiq_pg_json.store.unlocked import LOCK_LIMIT, Unlocked
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     _Flush: TypeAlias = Callable[
         [Sequence[RowT], float | None], Awaitable[Sequence[Exception | None]]
     ]
-    """Writes a batch of rows; raises ``SlowError`` after so many seconds."""
+    """Writes a batch of rows: in how many seconds, or carefully, as ``Unlocked`` says it."""
 
 ROW_ERRORS = (
     psycopg.DataError,
@@ -55,7 +53,8 @@ _SUSPECTED = (
 
 _OUT_OF_MEMORY = psycopg.errors.OutOfMemory.sqlstate or ""
 _WAIT_FOR_TABLE = {error.sqlstate or "": 5.0 for error in _SUSPECTED}  # seconds
-_WAIT_TOGETHER = dict.fromkeys(LIMITS, 0.5)  # seconds
+_CANCELED = frozenset({psycopg.errors.QueryCanceled.sqlstate or ""})
+_WAIT_TOGETHER = dict.fromkeys(_CANCELED, 0.5)  # seconds
 
 REFUSALS = ROW_ERRORS + _SUSPECTED
 """What a row that cannot be written fails with."""
@@ -66,10 +65,8 @@ _MAX_ROW_BYTES = 1_000_000_000
 _LIGHT_BYTES = 1_000
 """Larger rows take the server longer than Python; it can use more of its processors for them."""
 
-_SLOW = 2.0
-"""Seconds after which a statement is asked whether it waits for a row that somebody has locked."""
-
-_NO_HURRY = 60.0  # seconds
+_HEAVY_BYTES = 1 << 20
+"""A larger row may take seconds to be sent."""
 
 _INNOCENT_BYTES = 2 << 20
 """Rows of no more are not what a server has no memory for."""
@@ -77,6 +74,7 @@ _INNOCENT_BYTES = 2 << 20
 CLOCKS_DIFFER_BY = timedelta(seconds=5)
 """What two workers' clocks may, so that no later attempt is taken for an earlier one."""
 
+_LOCK_LIMIT: dict[str, object] = {"lock_limit": f"{LOCK_LIMIT * 1000:.0f}"}
 _NONE = timedelta()
 _task_id = itemgetter(0)
 _size = attrgetter("size")
@@ -116,11 +114,10 @@ class Writer:
     ) -> None:
         self._connections = connections
         self._names = names
-        self._hurry_from = 0.0
         statements = queries()
-        self._finish = BatchStatement(names, "finish", "finish")
-        self._record_state = BatchStatement(names, "record_state", "record_state")
-        self._set_progress = BatchStatement(names, "set_progress", "set_progress")
+        self._finish = _WriteStatement(names, "finish")
+        self._record_state = _WriteStatement(names, "record_state")
+        self._set_progress = _WriteStatement(names, "set_progress")
         self._delete = names.statement(statements["delete"])
         self._discard = names.statement(statements["discard_state"])
         self._announcers = {
@@ -129,7 +126,7 @@ class Writer:
             )
             for event in (("ended", "progressed") if notify else ())
         }
-        self._shared: dict[str, object] = {"serializer": serializer_name, "ttl": ttl}
+        self._shared = {"serializer": serializer_name, "ttl": ttl, **_LOCK_LIMIT}
         self._finishing = {**self._shared, "clocks_differ_by": CLOCKS_DIFFER_BY}
         self.results = self._batcher(self._flush_results, lanes=lanes, choose=later_attempt)
         self.lesser_results = self._batcher(
@@ -169,10 +166,16 @@ class Writer:
         table: str = "results",
         choose: Callable[[RowT, RowT], RowT] | None = later,
     ) -> MicroBatcher[RowT, None]:
-        locked_rows = self._names.statement(queries()["locked_rows"], table=f"{{{table}}}")
+        unlocked: Unlocked[RowT, None] = Unlocked(
+            self._connections,
+            flush,
+            self._names.statement(queries()["locked_rows"], table=f"{{{table}}}"),
+            key=_task_id,
+            takes_long=lambda row: row.size > _HEAVY_BYTES,
+        )
         return MicroBatcher(
-            partial(self._hurried, flush, locked_rows),
-            flush_patiently=lambda rows: flush(rows, None),
+            unlocked.flush,
+            flush_again=unlocked.flush_again,
             key=_task_id,
             size=_size,
             rejects=REFUSALS + _LIMIT_ERRORS,
@@ -242,25 +245,27 @@ class Writer:
     async def _flush_progress(
         self, rows: Sequence[ProgressRow], slow_after: float | None
     ) -> Sequence[None]:
-        await self._write(self._set_progress, rows, {}, slow_after)
+        await self._write(self._set_progress, rows, _LOCK_LIMIT, slow_after)
         self._announce("progressed", rows)
         return [None] * len(rows)
 
     async def _write(
         self,
-        statement: BatchStatement,
+        statement: _WriteStatement,
         rows: Sequence[RowT],
         shared: dict[str, object],
         slow_after: float | None,
         briefly: Mapping[str, float] = NEVER,
     ) -> None:
         # Sorted by id, so that two batches cannot deadlock.
-        text, values = statement.of_rows(sorted(rows, key=_task_id))
+        form = statement.careful if slow_after is None else statement.plain
+        text, values = form.of_rows(sorted(rows, key=_task_id))
         count, size = len(rows), sum(map(_size, rows))
-        is_light = count > 1 and size <= count * _LIGHT_BYTES
+        # Where one may wait for a row, none is sent behind it.
+        is_light = slow_after is not None and count > 1 and size <= count * _LIGHT_BYTES
         execute = self._connections.execute_light if is_light else self._connections.execute
         # A batch is halved that reaches a limit; a row alone can only try again.
-        also = NO_WRITES if count > 1 else NO_WRITES | LIMITS
+        also = NO_WRITES if count > 1 else NO_WRITES | _CANCELED
         await execute(
             text,
             values | shared,
@@ -268,36 +273,6 @@ class Writer:
             briefly={**_WAIT_TOGETHER, **briefly},
             slow_after=slow_after,
         )
-
-    async def _hurried(
-        self, flush: _Flush[RowT], locked_rows: bytes, rows: Sequence[RowT]
-    ) -> Sequence[Exception | None]:
-        """Write rows, but put those off that somebody else has locked, where others wait for that.
-
-        A server that is slow without a lock is not hurried again for a while.
-        """
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._hurry_from:
-            return await flush(rows, None)
-        try:
-            return await flush(rows, _SLOW)
-        except SlowError:
-            locked = await self._locked(locked_rows, rows)
-        if not locked:
-            self._hurry_from = loop.time() + _NO_HURRY
-            return await flush(rows, None)
-        free = [row for row in rows if row.task_id not in locked]
-        written = iter(await flush(free, None) if free else ())
-        return [PutOffError() if row.task_id in locked else next(written) for row in rows]
-
-    async def _locked(self, statement: bytes, rows: Sequence[RowT]) -> set[str]:
-        """Which of the tasks have a row that is locked; none where the table is, or in doubt."""
-        ids = {"task_id": list(map(_task_id, rows))}
-        try:
-            found = await self._connections.execute(statement, ids, slow_after=_SLOW)
-        except (psycopg.Error, SlowError):
-            return set()
-        return {id_ for (id_,) in found}
 
     def _announce(self, event: str, rows: Sequence[RowT]) -> None:
         if event in self._announcers:
@@ -310,3 +285,16 @@ class Writer:
         )
         deleted = {id_ for (id_,) in rows}
         return [task_id in deleted for task_id in task_ids]
+
+
+class _WriteStatement:
+    """A statement that writes a batch.
+
+    Attributes:
+        plain: it as it is.
+        careful: one that the server ends where it waits long for a row.
+    """
+
+    def __init__(self, names: Names, query: str) -> None:
+        self.plain = BatchStatement(names, query, query)
+        self.careful = BatchStatement(names, query, query, lock_limit="lock_limit")

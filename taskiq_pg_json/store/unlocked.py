@@ -1,0 +1,110 @@
+"""Writes what nobody has locked, and puts the rest off."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Generic
+
+import psycopg
+from psycopg.errors import LockNotAvailable
+
+from taskiq_pg_json.store.batch import ItemT, PutOffError, ResultT
+from taskiq_pg_json.store.hurry import SlowError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from taskiq_pg_json.store.connections import Connections
+
+LOCK_LIMIT = 0.5
+"""Seconds for which a careful statement waits for a row."""
+
+_SLOW = 2.0
+"""Seconds after which a statement is given up that does not say whether it waits for a row."""
+
+_CAREFUL_FOR = 60.0  # seconds
+
+
+class Unlocked(Generic[ItemT, ResultT]):
+    """Writes of one kind, none of which waits long for a row that somebody else has locked.
+
+    A statement that takes long is given up, once, and done carefully: the server then ends it where
+    it waits for a row, and never because the table is locked or the server slow. So are all others
+    for a minute. Those of its rows that are seen to be locked are put off. One that another
+    transaction has inserted cannot be seen: its batch is halved until it is alone.
+
+    Args:
+        connections: where to ask which rows are locked.
+        flush: writes a batch, whole or not at all. Given seconds, it raises ``SlowError`` after
+            them; given None, ``LockNotAvailable`` where a row is locked for ``LOCK_LIMIT``.
+        locked_rows: the statement that says which of the tasks have a row that is locked.
+        key: an item's task id.
+        takes_long: whether an item by itself may, for its size, so that it is written carefully.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        flush: Callable[[Sequence[ItemT], float | None], Awaitable[Sequence[ResultT | Exception]]],
+        locked_rows: bytes,
+        *,
+        key: Callable[[ItemT], str],
+        takes_long: Callable[[ItemT], bool],
+    ) -> None:
+        self._connections = connections
+        self._flush = flush
+        self._locked_rows = locked_rows
+        self._key = key
+        self._takes_long = takes_long
+        self._careful_until = 0.0
+
+    async def flush(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
+        """Write a batch; ``PutOffError`` for what is locked.
+
+        Raises:
+            LockNotAvailable: something in the batch is, and it is not seen what.
+        """
+        loop = asyncio.get_running_loop()
+        takes_long = len(items) == 1 and self._takes_long(items[0])
+        if not takes_long and loop.time() >= self._careful_until:
+            try:
+                return await self._flush(items, _SLOW)
+            except (SlowError, LockNotAvailable):  # the latter for a limit of the session's
+                self._careful_until = loop.time() + _CAREFUL_FOR
+        return await self._carefully(items)
+
+    async def flush_again(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
+        """Write what has been put off, unless it is seen to be locked still; as ``flush``."""
+        return await self._flush_but(await self._locked(items), items)
+
+    async def _carefully(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
+        try:
+            return await self._flush(items, None)
+        except LockNotAvailable:
+            locked = await self._locked(items)  # of one too: the table may be, for the session
+            if len(items) == 1:
+                return [PutOffError()]
+            if not locked:
+                raise
+        return await self._flush_but(locked, items)
+
+    async def _flush_but(
+        self, locked: set[str], items: Sequence[ItemT]
+    ) -> Sequence[ResultT | Exception]:
+        key = self._key
+        free = [item for item in items if key(item) not in locked]
+        written = iter(await self._carefully(free) if free else ())
+        return [PutOffError() if key(item) in locked else next(written) for item in items]
+
+    async def _locked(self, items: Sequence[ItemT]) -> set[str]:
+        """Which of the tasks have a row that is locked; it is waited for a table that is.
+
+        Raises:
+            WriteTimeoutError: the table stayed locked for longer than a session waits.
+        """
+        ids = {"task_id": list(map(self._key, items))}
+        try:
+            found = await self._connections.execute(self._locked_rows, ids)
+        except psycopg.Error:  # none is seen
+            return set()
+        return {id_ for (id_,) in found}
