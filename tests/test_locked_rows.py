@@ -11,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 from road import eventually
 
 from taskiq_pg_json import (
+    JsonbResultBackend,
     Outcome,
     Progress,
     ResultStore,
@@ -163,6 +164,33 @@ async def test_a_row_is_written_soon_after_it_is_unlocked_whatever_else_is_locke
         await holder.rollback()
     await all_done(writing)
     assert {(await store.get(id_)).return_value for id_ in ids} == {value}
+
+
+@pytest.mark.parametrize("statement", [LOCK, INSERT_PROGRESS], ids=["result", "progress"])
+async def test_a_deletion_of_a_locked_row_keeps_up_no_others(
+    dsn, table_name, store, hold, statement
+):
+    for id_ in "abcdef":
+        await store.set_result(id_, Outcome(id_))
+    await store.set_progress("c", Progress("x"))
+    holder = await hold(statement, ["a", "b"])
+    if statement == INSERT_PROGRESS:  # a deletion does not wait for a row that it does not see
+        await holder.commit()
+        await holder.execute(f"SELECT FROM {table_name}_progress FOR UPDATE")
+    deleting = start(store.delete, "ab")
+    await asyncio.sleep(0.1)
+    assert await asyncio.wait_for(store.delete("d"), 5)
+    assert not await asyncio.wait_for(store.delete("not there"), 5)
+    backend = JsonbResultBackend(dsn, table_name=table_name, keep_results=False)
+    await backend.startup()
+    deleting += start(backend.delete_result, "ab")
+    await asyncio.sleep(0.1)
+    assert (await asyncio.wait_for(backend.get_result("e"), 5)).return_value == "e"
+    assert not any(task.done() for task in deleting)
+    await holder.rollback()
+    await all_done(deleting)
+    assert sorted(record.task_id for record in (await store.search()).items) == ["c", "f"]
+    await backend.shutdown()
 
 
 @pytest.mark.parametrize("mode", ["ACCESS EXCLUSIVE", "SHARE"])

@@ -165,7 +165,7 @@ ON CONFLICT (task_id) DO UPDATE SET
 -- delete --
 -- Delete the results and the progress of tasks; gives the ids whose result was there.
 WITH wanted AS (
-    SELECT id::{task_id_type} AS task_id, id FROM unnest(%(task_id)b::text[]) AS given (id)
+    SELECT id::{task_id_type} AS task_id, id FROM unnest(%(task_id)b::text[]) AS given (id){lock_limit}
 ), progress_deleted AS (
     DELETE FROM {progress} AS progress USING wanted WHERE progress.task_id = wanted.task_id
 )

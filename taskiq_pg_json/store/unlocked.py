@@ -105,6 +105,6 @@ class Unlocked(Generic[ItemT, ResultT]):
         ids = {"task_id": list(map(self._key, items))}
         try:
             found = await self._connections.execute(self._locked_rows, ids)
-        except psycopg.Error:  # none is seen
+        except psycopg.Error:  # as where a role may not lock rows, but delete them: none is seen
             return set()
         return {id_ for (id_,) in found}

@@ -118,7 +118,9 @@ class Writer:
         self._finish = _WriteStatement(names, "finish")
         self._record_state = _WriteStatement(names, "record_state")
         self._set_progress = _WriteStatement(names, "set_progress")
-        self._delete = names.statement(statements["delete"])
+        delete, lock_limit = statements["delete"], statements["lock_limit"]
+        self._delete = names.statement(delete, lock_limit="")
+        self._delete_carefully = names.statement(delete, lock_limit=lock_limit)
         self._discard = names.statement(statements["discard_state"])
         self._announcers = {
             event: Announcer(
@@ -134,8 +136,19 @@ class Writer:
         )
         self.states = self._batcher(self._flush_states, lanes=lanes, choose=None)
         self.progress = self._batcher(self._flush_progress, lanes=lanes, table="progress")
+        unlocked: Unlocked[str, bool] = Unlocked(
+            connections,
+            self._flush_deletions,
+            self._locked_rows("results"),
+            key=str,
+            takes_long=lambda _: False,
+        )
         self.deletions: MicroBatcher[str, bool] = MicroBatcher(
-            self._flush_deletions, key=str, lanes=lanes
+            unlocked.flush,
+            flush_again=unlocked.flush_again,
+            key=str,
+            rejects=_LIMIT_ERRORS,
+            lanes=lanes,
         )
 
     async def close(self, patience: float) -> None:
@@ -169,7 +182,7 @@ class Writer:
         unlocked: Unlocked[RowT, None] = Unlocked(
             self._connections,
             flush,
-            self._names.statement(queries()["locked_rows"], table=f"{{{table}}}"),
+            self._locked_rows(table),
             key=_task_id,
             takes_long=lambda row: row.size > _HEAVY_BYTES,
         )
@@ -182,6 +195,9 @@ class Writer:
             choose=choose,
             lanes=lanes,
         )
+
+    def _locked_rows(self, table: str) -> bytes:
+        return self._names.statement(queries()["locked_rows"], table=f"{{{table}}}")
 
     async def _flush_results(
         self, rows: Sequence[ResultRow], slow_after: float | None
@@ -278,10 +294,16 @@ class Writer:
         if event in self._announcers:
             self._announcers[event].announce(map(_task_id, rows))
 
-    async def _flush_deletions(self, task_ids: Sequence[str]) -> Sequence[bool]:
+    async def _flush_deletions(
+        self, task_ids: Sequence[str], slow_after: float | None
+    ) -> Sequence[bool]:
         # Not prepared: a plan that was made while the table was small would scan all of it later.
         rows = await self._connections.execute(
-            self._delete, {"task_id": sorted(task_ids)}, prepare=False
+            self._delete_carefully if slow_after is None else self._delete,
+            {"task_id": sorted(task_ids)} | _LOCK_LIMIT,
+            prepare=False,
+            also=_CANCELED,
+            slow_after=slow_after,
         )
         deleted = {id_ for (id_,) in rows}
         return [task_id in deleted for task_id in task_ids]
