@@ -8,6 +8,7 @@ import os
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.errors import LockNotAvailable
 from road import eventually
 
 from taskiq_pg_json import (
@@ -20,6 +21,8 @@ from taskiq_pg_json import (
     WriteTimeoutError,
 )
 from taskiq_pg_json.store import unlocked, writes
+from taskiq_pg_json.store.batch import PutOffError
+from taskiq_pg_json.store.hurry import SlowError
 from taskiq_pg_json.store.wire import Wire
 
 LOCK = "SELECT FROM {table} WHERE task_id = ANY (%s) FOR UPDATE"
@@ -191,6 +194,47 @@ async def test_a_deletion_of_a_locked_row_keeps_up_no_others(
     await all_done(deleting)
     assert sorted(record.task_id for record in (await store.search()).items) == ["c", "f"]
     await backend.shutdown()
+
+
+class Unseen:
+    """A server on which a row is locked, and not seen to be."""
+
+    async def flush(self, ids, slow_after):
+        await asyncio.sleep(0)
+        if "unseen" in ids:
+            raise LockNotAvailable if slow_after is None else SlowError
+        return ids
+
+    async def execute(self, _statement, _values):
+        await asyncio.sleep(0)
+        return []
+
+
+async def test_a_row_that_is_not_seen_to_be_locked_is_looked_for_beside_the_lanes():
+    server = Unseen()
+    writing = unlocked.Unlocked(server, server.flush, b"", key=str, takes_long=lambda _: False)
+    assert await writing.flush(["a", "b"]) == ["a", "b"]
+    for _ in range(2):
+        put_off = await writing.flush(["a", "unseen", "b"])
+        assert [type(result) for result in put_off] == [PutOffError] * 3
+    with pytest.raises(LockNotAvailable):
+        await writing.flush_again(["a", "unseen", "b"])
+    assert await writing.flush_again(["a"]) == ["a"]
+    assert [type(result) for result in await writing.flush_again(["unseen"])] == [PutOffError]
+
+
+async def test_what_takes_long_to_send_is_not_given_up_for_that():
+    given = []
+
+    async def flush(ids, slow_after):
+        await asyncio.sleep(0)
+        given.append(slow_after)
+        return ids
+
+    writing = unlocked.Unlocked(Unseen(), flush, b"", key=str, takes_long=lambda id_: id_ == "big")
+    for batch in (["small"], ["big"], ["small", "small"]):
+        assert await writing.flush(batch) == batch
+    assert given == [unlocked._SLOW, None, unlocked._SLOW]
 
 
 @pytest.mark.parametrize("mode", ["ACCESS EXCLUSIVE", "SHARE"])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from taskiq_pg_json.store.connections import Connections
 
-LOCK_LIMIT = 0.5
+LOCK_LIMIT = 0.25
 """Seconds for which a careful statement waits for a row."""
 
 _SLOW = 2.0
@@ -31,7 +31,8 @@ class Unlocked(Generic[ItemT, ResultT]):
     A statement that takes long is given up, once, and done carefully: the server then ends it where
     it waits for a row, and never because the table is locked or the server slow. So are all others
     for a minute. Those of its rows that are seen to be locked are put off. One that another
-    transaction has inserted cannot be seen: its batch is halved until it is alone.
+    transaction has inserted cannot be seen: its batch is put off, and then halved until it is
+    alone.
 
     Args:
         connections: where to ask which rows are locked.
@@ -59,11 +60,7 @@ class Unlocked(Generic[ItemT, ResultT]):
         self._careful_until = 0.0
 
     async def flush(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
-        """Write a batch; ``PutOffError`` for what is locked.
-
-        Raises:
-            LockNotAvailable: something in the batch is, and it is not seen what.
-        """
+        """Write a batch; ``PutOffError`` for what is locked, or may be."""
         loop = asyncio.get_running_loop()
         takes_long = len(items) == 1 and self._takes_long(items[0])
         if not takes_long and loop.time() >= self._careful_until:
@@ -71,10 +68,17 @@ class Unlocked(Generic[ItemT, ResultT]):
                 return await self._flush(items, _SLOW)
             except (SlowError, LockNotAvailable):  # the latter for a limit of the session's
                 self._careful_until = loop.time() + _CAREFUL_FOR
-        return await self._carefully(items)
+        try:
+            return await self._carefully(items)
+        except LockNotAvailable:
+            return [PutOffError()] * len(items)
 
     async def flush_again(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
-        """Write what has been put off, unless it is seen to be locked still; as ``flush``."""
+        """Write what has been put off, unless it is seen to be locked still; as ``flush``.
+
+        Raises:
+            LockNotAvailable: something in the batch is, and it is not seen what.
+        """
         return await self._flush_but(await self._locked(items), items)
 
     async def _carefully(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
