@@ -700,6 +700,23 @@ async def test_a_schema_can_be_renamed(pool, admin, schema_name):
         admin.execute(f"ALTER SCHEMA {renamed} RENAME TO {schema_name}")
 
 
+async def test_late_rows_are_counted_where_all_was_renamed(store, pool, admin, table_name):
+    fill(admin, table_name, hours=3)
+    await store.refresh_rollup()
+    renamed = f"{table_name}_renamed"
+    for kind, name in admin.execute(
+        "SELECT CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, relname FROM pg_class"
+        " WHERE relkind IN ('r', 'v') AND starts_with(relname, %(name)s)"
+        " UNION SELECT 'FUNCTION', proname FROM pg_proc WHERE starts_with(proname, %(name)s)",
+        {"name": table_name},
+    ).fetchall():
+        admin.execute(f"ALTER {kind} {name} RENAME TO {name.replace(table_name, renamed)}")
+    async with ResultStore(pool=pool, table_name=renamed, migrate="verify") as anew:
+        admin.execute(f"DELETE FROM {renamed} WHERE task_id = 'task-0'")
+        await anew.refresh_rollup()
+        assert await total(anew) == 5
+
+
 async def test_late_rows_are_stored_and_counted_whoever_owns_the_functions(
     store, admin, table_name, worker
 ):

@@ -1,7 +1,7 @@
 -- rollup_access --
 -- Whether the rollup is kept, whether it may be read, and whether it may be written. It is kept where its
--- tables are, where late rows can leave marks (whatever was renamed or given to another owner), and where
--- an index finds the rows of an hour. What a subscription brings is written by none but it.
+-- tables are, where late rows can leave marks (whatever was renamed or given to another owner: the names in
+-- a function's body stay what they were), and where an index finds the rows of an hour. What a subscription brings is written by none but it.
 SELECT count(part.id) = 3
            AND EXISTS (
                SELECT FROM pg_proc AS mark
@@ -9,6 +9,9 @@ SELECT count(part.id) = 3
                WHERE mark.oid = to_regprocedure({rollup_mark_literal} || '()')
                  AND format('search_path=pg_catalog, %%s, pg_temp', replace(home.nspname, '"', '')) IN (
                      SELECT replace(setting, '"', '') FROM unnest(mark.proconfig) AS setting)
+                 AND (SELECT bool_and(position('"' || replace(relname, '"', '""') || '"' IN mark.prosrc) > 0)
+                      FROM pg_class
+                      WHERE oid IN (to_regclass({rollup_marks_literal}), to_regclass({rollup_hours_literal})))
                  AND has_table_privilege(mark.proowner, to_regclass({rollup_marks_literal}), 'INSERT')
                  AND has_table_privilege(mark.proowner, to_regclass({rollup_hours_literal}), 'SELECT'))
            AND EXISTS (
