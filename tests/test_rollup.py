@@ -280,6 +280,18 @@ async def test_a_row_that_replication_brings_marks_its_hour_too(store, dsn, admi
     assert (marks(admin, table_name), await total(store)) == (1, 2)
 
 
+@pytest.mark.parametrize("change", ["ENABLE TRIGGER ALL", "DISABLE TRIGGER USER",
+                                    "ENABLE REPLICA TRIGGER {}_rollup_insert"])  # fmt: skip
+async def test_rows_that_fire_no_trigger_are_counted(store, dsn, admin, table_name, change):
+    write(admin, table_name)
+    await store.refresh_rollup()
+    admin.execute(f"ALTER TABLE {table_name} {change.format(table_name)}")
+    for options in ("", "-c session_replication_role=replica"):
+        with psycopg.connect(dsn, autocommit=True, options=options) as connection:
+            write(connection, table_name, id=f"2{options}")
+    assert (await store.refresh_rollup(), await total(store)) == (0, 3)
+
+
 @pytest.fixture
 def published(monkeypatch):
     """The dsn of a server that publishes all its tables, and of one that may subscribe."""

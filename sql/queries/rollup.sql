@@ -1,7 +1,8 @@
 -- rollup_access --
 -- Whether the rollup is kept, whether it may be read, and whether it may be written. It is kept where its
 -- tables are, where late rows can leave marks (whatever was renamed or given to another owner: the names in
--- a function's body stay what they were), and where an index finds the rows of an hour. What a subscription brings is written by none but it.
+-- a function's body stay what they were) and its triggers fire for all that is written, and where an index
+-- finds the rows of an hour. What a subscription brings is written by none but it.
 SELECT count(part.id) = 3
            AND EXISTS (
                SELECT FROM pg_proc AS mark
@@ -14,6 +15,12 @@ SELECT count(part.id) = 3
                       WHERE oid IN (to_regclass({rollup_marks_literal}), to_regclass({rollup_hours_literal})))
                  AND has_table_privilege(mark.proowner, to_regclass({rollup_marks_literal}), 'INSERT')
                  AND has_table_privilege(mark.proowner, to_regclass({rollup_hours_literal}), 'SELECT'))
+           AND EXISTS (  -- upon each INSERT, DELETE, UPDATE and TRUNCATE
+               SELECT FROM pg_trigger
+               WHERE tgrelid = to_regclass({results_literal}) AND tgenabled = 'A'
+                 AND tgfoid IN (to_regprocedure({rollup_mark_literal} || '()'),
+                                to_regprocedure({rollup_forget_literal} || '()'))
+               HAVING bit_or(tgtype) & 60 = 60)
            AND EXISTS (
                SELECT FROM pg_index AS index
                JOIN pg_attribute AS sorted
