@@ -315,6 +315,14 @@ async def test_no_index_is_left_out_of_an_upgrade_because_its_name_is_taken(
         await start(table_name="shop", schema=schema_name)
 
 
+async def test_an_upgrade_makes_no_index_that_the_table_does_without(start, admin, schema_name):
+    await start(table_name="shop", schema=schema_name, indexes=["task_name"])
+    made = indexes_of(admin, schema_name, "shop")
+    admin.execute(f"COMMENT ON TABLE {schema_name}.shop IS 'taskiq-pg-json schema 2'")
+    await start(table_name="shop", schema=schema_name)
+    assert indexes_of(admin, schema_name, "shop") == made
+
+
 async def test_two_stores_share_no_index_however_they_are_called(start, admin, schema_name):
     made = []
     for table in ("jobs", "jobs_task", "mail_task", "mail"):
@@ -586,8 +594,9 @@ async def test_tables_of_an_older_version_become_what_a_start_makes(
     new = everything()
     admin.execute(sql.SQL("DROP SCHEMA {0} CASCADE; CREATE SCHEMA {0}").format(quoted(schema_name)))
     connection = await connect()
-    for migration in files.migrations()[:version]:
-        await connection.execute(names.bind(migration.text))
+    made = [migration.text for migration in files.migrations()[:version]]
+    for text in [*made, *files.indexes().values()]:
+        await connection.execute(names.bind(text))
     await connection.execute(
         f"COMMENT ON TABLE {schema_name}.shop IS 'taskiq-pg-json schema {version}'"
     )

@@ -13,6 +13,14 @@ BEGIN
     IF held IS NOT NULL THEN
         EXECUTE format('ALTER INDEX %s RENAME TO %s', held, {results_failures_by_task_idx_literal});
     END IF;
+    -- A table whose own index had found its name taken did without it.
+    IF EXISTS (SELECT FROM pg_catalog.pg_index AS index
+               JOIN pg_catalog.pg_class AS named ON named.oid = index.indexrelid
+               WHERE index.indrelid = {results_literal}::regclass
+                 AND named.relname = (parse_ident({results_failures_by_task_idx_literal}))[1]) THEN
+        CREATE INDEX IF NOT EXISTS {results_failures_idx} ON {results} (finished_at, task_id)
+            WHERE status = 'FAILURE';
+    END IF;
 END
 {dollars};
 

@@ -43,7 +43,7 @@ class Schema:
 
     Args:
         names: what they are called.
-        wanted_indexes: the indexes to make, by the names of their files; None for all.
+        wanted_indexes: the indexes to make with a table, by the names of their files; None for all.
 
     Raises:
         ConfigurationError: there is no such index.
@@ -235,7 +235,8 @@ class Schema:
     def _steps(self, since: int) -> list[sql.Composed]:
         names = self._names
         pending = [names.bind(step.text) for step in migrations() if step.version > since]
-        repeatable = map(names.bind, [*self._indexes, *views()])
+        # A table that is there keeps the indexes it was made with: making one blocks all writers.
+        repeatable = map(names.bind, [*([] if since else self._indexes), *views()])
         comment = self._set_version(self.needed_version) + sql.SQL(";\n")
         return [*pending, *repeatable, comment] if pending else []
 
