@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -65,14 +66,24 @@ class Explained:
     def __init__(self, store):
         self.store = store
         self.found = []
-        self._fetch = store._searcher._runner.fetch
-        store._searcher._runner.fetch = self._explain
+        runner = store._searcher._runner
+        self._fetch, self._stream = runner.fetch, runner.stream
+        runner.fetch, runner.stream = self._explain, self._explain_stream
 
     async def _explain(self, query, values, timeout):
-        explain = f"EXPLAIN (ANALYZE, FORMAT JSON, TIMING OFF) {query}"
+        await self._keep(f"EXPLAIN (ANALYZE, FORMAT JSON, TIMING OFF) {query}", values, timeout)
+        return await self._fetch(query, values, timeout)
+
+    @asynccontextmanager
+    async def _explain_stream(self, query, values, *, batch, timeout):
+        explain = f"EXPLAIN (FORMAT JSON) DECLARE explained CURSOR FOR {query}"
+        await self._keep(explain, values, timeout)
+        async with self._stream(query, values, batch=batch, timeout=timeout) as rows:
+            yield rows
+
+    async def _keep(self, explain, values, timeout):
         ((plan,),) = await self._fetch(explain, values, timeout)
         self.found.append(plan if isinstance(plan, list) else json.loads(plan))
-        return await self._fetch(query, values, timeout)
 
     def nodes(self):
         """Every node of every plan."""
@@ -151,6 +162,13 @@ async def test_a_filter_uses_its_index_and_reads_little(plans, filters, index):
     await plans.store.search(limit=PAGE, **filters)
     assert plans.indexes == {index}
     assert plans.rows_read <= MOST_READ
+
+
+async def test_a_stream_of_several_tasks_sorts_no_rows(plans):
+    found = [row async for row in plans.store.iterate(task_name=["shop:10", "shop:1"], load=[])]
+    assert len(found) == 18_200
+    assert plans.indexes == {"finished_at_idx"}
+    assert not [node for node in plans.nodes() if "Sort" in node["Node Type"]]
 
 
 @pytest.mark.parametrize("order_by", ["finished_at", "-finished_at", "task_id", "-task_id"])

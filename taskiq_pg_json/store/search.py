@@ -150,8 +150,9 @@ class Searcher:
         order = Order.parse(order_by)
         filters = await self.filters(given, view.task)
         fragments = Fragments(self._serializer)
-        query = _query(fragments, filters, view, order, *order.positions(fragments, None))
-        values = {**fragments.values, "task_names": filters.task_names, "limit": None}
+        (position,) = order.positions(fragments, None)
+        query = _query(fragments, filters, view, order, position, limited=False)
+        values = {**fragments.values, "limit": None}
         async with self._runner.stream(query, values, batch=_BATCH, timeout=timeout) as rows:
             async for columns in rows:
                 yield view.record(self._reader, columns)
@@ -181,9 +182,18 @@ class Searcher:
         return Filters(given, await self._runner.are_predicates(paths_of(given)))
 
 
-def _query(fragments: Fragments, filters: Filters, view: View, order: Order, position: str) -> str:
-    """Return the SQL of one page."""
-    several = len(filters.task_names) > 1
+def _query(
+    fragments: Fragments,
+    filters: Filters,
+    view: View,
+    order: Order,
+    position: str,
+    *,
+    limited: bool = True,
+) -> str:
+    """Return the SQL of one page; of all rows at once, unless they are limited."""
+    # With no limit, the rows of each task would all be sorted before the first is there.
+    several = limited and len(filters.task_names) > 1
     columns = {
         column: compose("loaded" if view.loads(column) else "left_out", column=column)
         for column in _JSON_COLUMNS
