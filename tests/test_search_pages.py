@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from seeds import NOW, ago, finish, ids, orders, unfinished
 
@@ -60,6 +62,67 @@ async def test_descending_is_ascending_turned_round(busy):
 async def test_rows_without_the_value_are_the_largest(busy):
     page = await busy.search(order_by="started_at")
     assert page.items[-1].task_id == "queued"
+
+
+@pytest.fixture(scope="module")
+def seeded(admin):
+    """A table of 6,000 rows: a value that most have, but not the newest, and one that few have."""
+    schema = "pages_by_index"
+    table = f"{schema}.taskiq_results"
+    admin.execute(f"CREATE SCHEMA {schema}")
+    admin.execute(ResultStore(schema=schema).schema_sql())
+    admin.execute(
+        f"""
+        INSERT INTO {table} (task_id, task_name, status, return_value, finished_at)
+        SELECT i, 'shop:' || i % 3, CASE WHEN i % 90 = 0 THEN 'QUEUED' ELSE 'SUCCESS' END,
+               jsonb_build_object('old', i > 300, 'few', i % 50, 'any', i % 2),
+               CASE WHEN i % 90 <> 0 THEN now() - i / 3 * interval '1 minute' END
+        FROM generate_series(1, 6000) AS i;
+        ANALYZE {table}
+        """
+    )
+    yield schema
+    admin.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
+@pytest.fixture
+async def large(pool, seeded):
+    async with ResultStore(pool=pool, schema=seeded, migrate="off") as store:
+        yield store
+
+
+@pytest.mark.parametrize("limit", [4, 30, 1000])
+@pytest.mark.parametrize("order_by", ["finished_at", "-finished_at", "task_id", "-task_id"])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"return_value": {"old": True}},
+        {"return_value": {"few": 7}},
+        {"return_value": {"any": 1}},
+        {"return_value": {"none": 1}},
+        {"return_value": {"old": True}, "task_name": ["shop:1", "shop:2"]},
+        {"return_value": {"few": 7}, "task_name": "shop:1"},
+    ],
+)
+async def test_pages_are_right_however_they_are_found(large, admin, filters, order_by, limit):
+    column, descending = order_by.removeprefix("-"), "DESC" if order_by[0] == "-" else ""
+    rows = admin.execute(
+        f"SELECT task_id, task_name FROM {large.names} WHERE return_value @> %s::jsonb"
+        f" ORDER BY {column} {descending}, task_id {descending}",
+        [json.dumps(filters["return_value"])],
+    ).fetchall()
+    tasks = filters.get("task_name", ["shop:0", "shop:1", "shop:2"])
+    wanted = [task_id for task_id, task in rows if task in tasks]
+    asked = {**filters, "order_by": order_by, "limit": limit, "load": []}
+    found = [await large.search(**asked)]
+    while (cursor := found[-1].next_cursor) and len(found) < 5:
+        found.append(await large.search(cursor=cursor, **asked))
+    assert all_ids(found) == wanted[: 5 * limit]
+    assert (cursor is None) == (len(wanted) <= 5 * limit)
+    back = [found[-1]]
+    while (cursor := back[-1].previous_cursor) is not None:
+        back.append(await large.search(cursor=cursor, **asked))
+    assert list(map(ids, reversed(back))) == list(map(ids, found))
 
 
 @pytest.mark.parametrize("task_name", ["shop:charge", ["shop:charge", "shop:mail"]])

@@ -17,6 +17,61 @@ WHERE {conditions} AND {position}
 ORDER BY {order}
 LIMIT %(limit)s::bigint
 
+-- page_by_index --
+-- Likewise where an index finds what a JSON column holds. The planner knows nothing of the contents of large
+-- values, and takes each hundredth row to match. So the page is looked for among the rows that come next;
+-- where they do not fill it, among all that match, which the index finds, unless they are many; and else by
+-- walking on. The search by the index is planned as if all that match were wanted.
+WITH near AS MATERIALIZED (
+    SELECT {page_columns}
+    FROM (
+        SELECT result.* FROM {results} AS result
+        WHERE {walked} AND {position}
+        ORDER BY {order}
+        LIMIT 15 * %(limit)s::bigint
+    ) AS result
+    WHERE {conditions}
+    ORDER BY {order}
+    LIMIT %(limit)s::bigint
+), matching AS MATERIALIZED (
+    SELECT result.task_id, result.finished_at FROM {results} AS result WHERE {conditions}
+), hits AS MATERIALIZED (
+    SELECT * FROM matching LIMIT 5000
+), way AS MATERIALIZED (
+    SELECT CASE WHEN (SELECT count(*) FROM near) = %(limit)s::bigint THEN 'near'
+                WHEN {has_json_index} AND (SELECT count(*) FROM hits) < 5000 THEN 'hits'
+                ELSE 'walk' END AS taken
+)
+SELECT result.*
+FROM (
+    SELECT * FROM near WHERE (SELECT taken FROM way) = 'near'
+    UNION ALL
+    SELECT {page_columns}
+    FROM (
+        SELECT result.task_id
+        FROM hits AS result
+        WHERE (SELECT taken FROM way) = 'hits' AND {position}
+        ORDER BY {order}
+        LIMIT %(limit)s::bigint
+    ) AS hit
+    CROSS JOIN LATERAL (
+        SELECT * FROM {results} AS row WHERE row.task_id = hit.task_id OFFSET 0
+    ) AS result
+    UNION ALL (
+        SELECT {page_columns}
+        FROM {results} AS result
+        WHERE (SELECT taken FROM way) = 'walk' AND {conditions} AND {position}
+        ORDER BY {order}
+        LIMIT %(limit)s::bigint)
+) AS result
+ORDER BY {order}
+
+-- has_json_index --
+-- Whether the table has an index that finds rows by what is in a column, and has them in no order: GIN.
+EXISTS (SELECT FROM pg_index
+        WHERE indrelid = to_regclass({results_literal}) AND indisvalid
+          AND NOT pg_index_has_property(indexrelid, 'index_scan'))
+
 -- page_of_tasks --
 -- Likewise of several tasks: the first rows of each by its own index, then the first of all.
 SELECT result.*

@@ -53,6 +53,11 @@ class Order:
     def __str__(self) -> str:
         return f"{'-' if self.descending else ''}{self.column}"
 
+    @property
+    def is_walked(self) -> bool:
+        """Whether an index has the rows in this order."""
+        return self.column in {"finished_at", "task_id"}
+
     def reversed(self) -> Order:
         """The same rows, the last one first."""
         return replace(self, descending=not self.descending)

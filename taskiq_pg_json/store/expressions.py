@@ -159,13 +159,10 @@ class _Containment(Condition):
         column = self.place.column
         encoded = fragments.json(column, self.value)
         if not self.place.steps:
-            return fragments.render("contains", column=column, value=encoded)
+            return fragments.contains(column, encoded)
         # A list contains the scalars in it, which the index knows of the whole column alone.
         forms = [encoded] if _is_container(encoded) else [encoded, f"[{encoded}]"]
-        known = [
-            fragments.render("contains", column=column, value=self.place.around(form))
-            for form in forms
-        ]
+        known = [fragments.contains(column, self.place.around(form)) for form in forms]
         there = _any_found(
             fragments,
             self.place,
@@ -201,7 +198,7 @@ class _Equality(Condition):
     def render(self, fragments: Fragments) -> str:
         column, steps = self.place.column, self.place.steps
         encoded = fragments.json(column, self.value)
-        contained = fragments.render("contains", column=column, value=self.place.around(encoded))
+        contained = fragments.contains(column, self.place.around(encoded))
         if None not in steps:
             same = fragments.render(
                 "same_json", column=column, path=list(map(str, steps)), value=encoded

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import TypedDict
 
@@ -67,7 +67,7 @@ class FilterArguments(TypedDict, total=False):
 _FILTERS = frozenset(FilterArguments.__annotations__)
 _JSON_COLUMNS = ("return_value", "args", "kwargs", "labels")
 _ERROR_FILTERS = ("error_type", "message", "fingerprint")
-_TIME_METHOD = re.compile(r"\.\s*(date|time)(time|stamp)?(_tz)?\s*\(")
+_BOUNDS: tuple[Literal["since", "until"], ...] = ("since", "until")
 _DEEPEST = 100  # of filters to exclude by
 _SHAPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "args": ((list, tuple), "list"),
@@ -125,35 +125,59 @@ class Filters:
             ("since", "until")
         )
 
-    def render(self, fragments: Fragments, *, each_task: bool = False) -> str:
-        """Return the SQL of all filters; with ``each_task`` the task is another query's."""
-        return fragments.all_of(
-            [*self._tasks(fragments, each_task=each_task), *self._rest(fragments)]
-        )
+    def render(self, fragments: Fragments) -> str:
+        """Return the SQL of all filters."""
+        return fragments.all_of([self.tasks(fragments), *self._rest(fragments)])
 
-    def visible(self, fragments: Fragments, *, each_task: bool = False) -> str:
+    def visible(self, fragments: Fragments) -> str:
         """Return the SQL of all filters, of rows that have not expired.
 
         Raises:
             FilterError: conditions are nested too deep.
         """
-        shown = compose("not_expired")
+        return fragments.all_of([self.tasks(fragments), self.visible_of_any_task(fragments)])
+
+    def visible_of_any_task(self, fragments: Fragments) -> str:
+        """Return the SQL of all filters but the tasks, of rows that have not expired.
+
+        Raises:
+            FilterError: conditions are nested too deep.
+        """
         try:
-            return fragments.all_of([self.render(fragments, each_task=each_task), shown])
+            return fragments.all_of([*self._rest(fragments), compose("not_expired")])
         except RecursionError as error:
             raise FilterError(TOO_DEEP) from error
 
-    def _tasks(self, fragments: Fragments, *, each_task: bool) -> Iterator[str]:
+    def walked(self, fragments: Fragments, column: str) -> str:
+        """Return the SQL of those filters that the index of this order has beside it."""
+        if column != "finished_at":
+            return compose("every_row")
+        statuses = self._statuses(fragments)
+        return fragments.all_of([self.tasks(fragments), *statuses, *self._span(fragments)])
+
+    def tasks(self, fragments: Fragments, *, each_task: bool = False) -> str:
+        """Return the SQL of the tasks; with ``each_task`` they are another query's."""
         names = self.task_names
         if each_task:
-            yield compose("each_task")
-        elif len(names) == 1:
-            yield fragments.render("task_name", value=names[0])
-        elif "task_name" in self.given:
-            yield fragments.render("task_names", value=names)
+            return compose("each_task")
+        if len(names) == 1:
+            return fragments.render("task_name", value=names[0])
+        if "task_name" in self.given:
+            return fragments.render("task_names", value=names)
+        return compose("every_row")
+
+    @cached_property
+    def _bounds(self) -> Mapping[str, datetime]:
+        """The moments between which tasks ended; what counts back from now does so once."""
+        return {name: moment(name, self.given[name]) for name in _BOUNDS if name in self.given}
+
+    def _span(self, fragments: Fragments) -> Iterator[str]:
+        for name, bound in self._bounds.items():
+            yield fragments.render(name, value=bound)
 
     def _rest(self, fragments: Fragments) -> Iterator[str]:
         yield from self._statuses(fragments)
+        yield from self._span(fragments)
         for name, checked in _SIMPLE.items():
             if name in self.given:
                 yield fragments.render(name, value=checked(name, self.given[name]))  # type: ignore[literal-required] # of the same names
@@ -162,15 +186,12 @@ class Filters:
                 continue  # which all labels contain, those too that are NULL for there are none
             if column in self.given:
                 value = fragments.json(column, _shaped(column, self.given[column]))  # type: ignore[literal-required] # likewise
-                yield fragments.render("contains", column=column, value=value)
+                yield fragments.contains(column, value)
         where = self.given.get("where")
         if isinstance(where, Condition):
             yield where.render(fragments)
         elif where is not None:
-            kind = "path_predicate" if self.paths[where] else "path_selection"
-            if _TIME_METHOD.search(where):
-                kind = f"{kind}_on_times"
-            yield fragments.render(kind, column="return_value", value=where)
+            yield fragments.path(where, is_predicate=self.paths[where])
         excluded = self.given.get("exclude")
         if excluded:
             yield fragments.none_of(Filters(excluded, self.paths).render(fragments))
@@ -284,8 +305,6 @@ def _seconds(name: str, value: object) -> float:
 
 _SIMPLE: Mapping[str, Callable[[str, object], object]] = {
     "worker": _texts,
-    "since": moment,
-    "until": moment,
     "min_duration": _seconds,
     "max_duration": _seconds,
     "error_type": _type_names,

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_TIME_METHOD = re.compile(r"\.\s*(date|time)(time|stamp)?(_tz)?\s*\(")
+_INDEXED_COLUMNS = frozenset({"return_value", "args", "kwargs", "labels"})
+_KEY_OR_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?')
+_PLACE = r"[$@](?:\s*\.\s*\w+|\s*\.\s*\"[^\"\\]*\"|\s*\[\s*(?:\*|\d+)\s*\])*"
+_EQUAL = rf'{_PLACE}\s*==\s*(?:"[^"\\]*"|-?\d+(?:\.\d+)?|true|false|null)'
+_ALL_EQUAL = rf"{_EQUAL}(?:\s*&&\s*{_EQUAL})*"
+_INDEXED_PATH = re.compile(rf"\s*(?:{_ALL_EQUAL}|{_PLACE}\s*\?\s*\(\s*{_ALL_EQUAL}\s*\))\s*")
 _MOST_VALUES = 60_000  # PostgreSQL takes 65,535 parameters, of which a query has a few of its own
 
 
@@ -79,6 +86,7 @@ class Fragments:
     def __init__(self, serializer: ResultSerializer) -> None:
         self._serializer = serializer
         self.values: dict[str, object] = {}
+        self._indexed: set[str] = set()
 
     def bind(self, value: object) -> str:
         """Bind a value; the name of its parameter.
@@ -111,13 +119,34 @@ class Fragments:
             fragment, column=column, cast=cast, operator=operator, item=item, **parameters
         )
 
+    def contains(self, column: str, encoded: str) -> str:
+        """Return the SQL of whether a JSON column contains this."""
+        condition = self.render("contains", column=column, value=encoded)
+        # The index holds what stands at the ends of paths: all rows contain [] or {"key": {}}.
+        has_ends = _KEY_OR_TEXT.sub(_end_of_path, encoded).strip("{}[], ")
+        return self._mark(condition, indexed=bool(has_ends) and column in _INDEXED_COLUMNS)
+
+    def path(self, path: str, *, is_predicate: bool) -> str:
+        """Return the SQL of whether an SQL/JSON path is true, or finds something."""
+        kind = "path_predicate" if is_predicate else "path_selection"
+        if _TIME_METHOD.search(path):
+            kind = f"{kind}_on_times"
+        condition = self.render(kind, column="return_value", value=path)
+        return self._mark(condition, indexed=_INDEXED_PATH.fullmatch(path) is not None)
+
+    def is_indexed(self, condition: str) -> bool:
+        """Whether an index of JSON columns finds the rows that fulfil a condition of these."""
+        return condition in self._indexed
+
     def all_of(self, conditions: Sequence[str]) -> str:
         """Return the SQL of conditions that must all hold; all rows fulfil none."""
-        return self._joined("conjunction", conditions) if conditions else compose("every_row")
+        joined = self._joined("conjunction", conditions) if conditions else compose("every_row")
+        return self._mark(joined, indexed=any(map(self.is_indexed, conditions)))
 
     def any_of(self, conditions: Sequence[str]) -> str:
         """Return the SQL of conditions of which one must hold; no row fulfils none."""
-        return self._joined("disjunction", conditions) if conditions else compose("no_row")
+        joined = self._joined("disjunction", conditions) if conditions else compose("no_row")
+        return self._mark(joined, indexed=all(map(self.is_indexed, conditions)))
 
     def none_of(self, condition: str) -> str:
         """Return the SQL of a condition that must not hold, be it false or NULL."""
@@ -141,6 +170,11 @@ class Fragments:
             )
         return _NOT_ASCII.sub(_escaped, encoded.columns[column].decode())
 
+    def _mark(self, condition: str, *, indexed: bool) -> str:
+        if indexed:
+            self._indexed.add(condition)
+        return condition
+
     def _joined(self, fragment: str, conditions: Sequence[str]) -> str:
         """Join in halves: the server's stack bounds how deep parentheses go."""
         if len(conditions) == 1:
@@ -151,6 +185,11 @@ class Fragments:
             left=self._joined(fragment, conditions[:middle]),
             right=self._joined(fragment, conditions[middle:]),
         )
+
+
+def _end_of_path(token: re.Match[str]) -> str:
+    """Leave out a key; a text becomes a digit."""
+    return "" if token[1] else "0"
 
 
 def _parts(value: object) -> Iterator[object]:

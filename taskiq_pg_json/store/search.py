@@ -192,8 +192,6 @@ def _query(
     limited: bool = True,
 ) -> str:
     """Return the SQL of one page; of all rows at once, unless they are limited."""
-    # With no limit, the rows of each task would all be sorted before the first is there.
-    several = limited and len(filters.task_names) > 1
     columns = {
         column: compose("loaded" if view.loads(column) else "left_out", column=column)
         for column in _JSON_COLUMNS
@@ -201,10 +199,16 @@ def _query(
     # Any value may be in the pickles of its row.
     loads_values = any(map(view.loads, _JSON_COLUMNS))
     pickled = compose("loaded" if loads_values else "pickles_left_out", column="pickled")
+    rest = filters.visible_of_any_task(fragments)
+    by_index = limited and order.is_walked and fragments.is_indexed(rest)
+    # With no limit, the rows of each task would all be sorted before the first is there.
+    several = limited and len(filters.task_names) > 1 and not by_index
     page = compose(
-        "page",
+        "page_by_index" if by_index else "page",
         page_columns=compose("page_columns", **columns, pickled=pickled),
-        conditions=filters.visible(fragments, each_task=several),
+        conditions=fragments.all_of([filters.tasks(fragments, each_task=several), rest]),
+        has_json_index=compose("has_json_index"),
+        walked=filters.walked(fragments, order.column) if by_index else "",
         position=position,
         order=order.sql(),
     )
