@@ -90,6 +90,18 @@ async def test_stats_can_be_grouped_by_more_or_by_nothing(store):
     assert [row.total for row in await store.stats(by=(), status="FAILURE")] == [2]
 
 
+async def test_columns_of_the_table_s_owner_change_no_group(store, admin, table_name):
+    for number in range(4):
+        error = PaymentError("no") if number % 2 else ValueError("no")
+        await finish(store, str(number), error=error, ended=ago(hours=number // 2))
+    asked = {"by": ["error_type"], "since": timedelta(days=1), "bucket": "hour"}
+    before = await store.stats(**asked)
+    for column in ("error_type", "bucket", "failed", "wait"):
+        admin.execute(f"ALTER TABLE {table_name} ADD {column} text DEFAULT 'own'")
+    assert await store.stats(**asked) == before
+    assert {row.group["error_type"] for row in before} == {"PaymentError", "ValueError"}
+
+
 async def test_buckets_begin_in_utc_and_have_no_gaps(store):
     await finish(store, "1", ended=MIDNIGHT + timedelta(minutes=59, seconds=59))
     await finish(store, "2", ended=MIDNIGHT + timedelta(hours=1))
