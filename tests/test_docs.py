@@ -154,6 +154,7 @@ class TestDeletingOldResults:
                 ({"old"}, {"old"}),
                 ({"lost"}, set()),
                 (set(), {"orphan", "lost"}),
+                (set(), {"new"}),
             ]
             statements = sql_of(DOCS / "how-to" / "delete-old-results.md")
             for statement, (of_results, of_progress) in zip(statements[:-1], gone, strict=True):
