@@ -11,6 +11,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg import sql
 from pydantic import BaseModel, Field, RootModel
 from seeds import finish
 from taskiq import InMemoryBroker
@@ -383,6 +384,31 @@ async def test_a_changed_model_makes_the_view_anew(store, admin):
     await store.create_view(task_returning(Basket))
     assert await store.create_view(task_returning(Row)) == view
     assert list(types_of(admin, view))[3:] == ["name", "size"]
+
+
+async def test_a_view_that_is_made_anew_can_be_used_by_whom_it_could(store, admin):
+    view = await store.create_view(task_returning(Basket))
+    roles = [f'role "{number}" {view}' for number in range(2)]
+    quoted = [sql.Identifier(role) for role in roles]
+    for role in quoted:
+        admin.execute(sql.SQL("CREATE ROLE {}").format(role))
+    try:
+        admin.execute(f"GRANT SELECT ON {view} TO PUBLIC")
+        admin.execute(sql.SQL(f"GRANT SELECT, DELETE ON {view} TO {{}}").format(quoted[0]))
+        admin.execute(
+            sql.SQL(f"GRANT SELECT ON {view} TO {{}} WITH GRANT OPTION").format(quoted[1])
+        )
+        query = (
+            "SELECT grantee, privilege_type, is_grantable"
+            " FROM pg_class, aclexplode(relacl) WHERE oid = %s::regclass ORDER BY 1, 2"
+        )
+        before = admin.execute(query, [view]).fetchall()
+        await store.create_view(task_returning(Row))
+        assert list(types_of(admin, view))[3:] == ["name", "size"]
+        assert admin.execute(query, [view]).fetchall() == before
+    finally:
+        for role in quoted:
+            admin.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
 
 
 def full_indexes_of(admin, table):

@@ -10,6 +10,16 @@ WHERE result.task_name = {task_name} AND result.status = 'SUCCESS'
 -- Drop a view that was made of a task.
 DROP VIEW {view};
 
+-- typed_view_privileges --
+-- What others may do with a view: the privilege, whose it is (NULL is everybody), whether it may be passed on.
+SELECT privilege_type, CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee)::text END, is_grantable
+FROM pg_class CROSS JOIN LATERAL aclexplode(relacl)
+WHERE pg_class.oid = to_regclass(%(view)s) AND grantee <> relowner;
+
+-- grant_typed_view --
+-- Let others do with a view what they could with the one before.
+GRANT {privilege} ON {view} TO {role} {option};
+
 -- comment_typed_view --
 -- Say whose view it is.
 COMMENT ON VIEW {view} IS {comment};

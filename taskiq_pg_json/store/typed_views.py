@@ -119,9 +119,28 @@ class TypedViews:
                 await PlainCursor(connection).execute(view.statement("create_typed_view"))
         except psycopg.errors.InvalidTableDefinition:
             # The fields have changed: only new columns at the end can be had by replacing.
+            privileges = await self._privileges(connection, view)
             await PlainCursor(connection).execute(view.statement("drop_typed_view"))
             await PlainCursor(connection).execute(view.statement("create_typed_view"))
+            for grant in privileges:
+                await PlainCursor(connection).execute(grant)
         await PlainCursor(connection).execute(view.statement("comment_typed_view"))
+
+    @staticmethod
+    async def _privileges(connection: Connection, view: _View) -> list[sql.Composed]:
+        """Return the statements that grant what others may do with the view."""
+        cursor = await PlainCursor(connection).execute(
+            queries()["typed_view_privileges"].encode(), {"view": view.relation.as_string()}
+        )
+        return [
+            view.statement(
+                "grant_typed_view",
+                privilege=sql.SQL(privilege),
+                role=sql.SQL("PUBLIC") if role is None else sql.Identifier(role),
+                option=sql.SQL("WITH GRANT OPTION" if is_grantable else ""),
+            )
+            for privilege, role, is_grantable in await cursor.fetchall()
+        ]
 
     async def _check_owner(self, connection: Connection, view: _View) -> bool:
         """Whether the view is there.
