@@ -318,13 +318,14 @@ class TestTimeToLive:
         assert (await backend.get_result("new")).return_value == "new"
         assert list(await backend.store.get_many(["old", "new"])) == ["new"]
 
+    @pytest.mark.parametrize("ever", ["infinity", "20000-01-01", "9999-12-31 23:59:59Z"])
     async def test_a_row_that_was_set_to_stay_for_ever_is_read_as_one(
-        self, start, admin, table_name
+        self, start, admin, table_name, ever
     ):
         backend = await start(result_ttl=3600)
         await backend.set_result("id", finished(1))
         admin.execute(
-            sql.SQL("UPDATE {} SET expires_at = 'infinity'").format(sql.Identifier(table_name))
+            sql.SQL("UPDATE {} SET expires_at = %s").format(sql.Identifier(table_name)), [ever]
         )
         assert (await backend.get_result("id")).return_value == 1
         assert (await backend.store.get("id")).expires_at is None

@@ -66,10 +66,12 @@ CROSS JOIN LATERAL (
 ) AS progress
 
 -- record_columns --
--- The columns of a record, in the order of the reader's fields.
+-- The columns of a record, in the order of the reader's fields. What expires when Python has no years left
+-- never does.
 result.task_id::text, result.task_name, result.worker, result.status, result.log,
        result.execution_time, result.queued_at, result.started_at, result.finished_at,
-       nullif(result.expires_at, 'infinity'), result.serializer,
+       CASE WHEN result.expires_at < '9999-12-31 00:00:00+00' THEN result.expires_at END,
+       result.serializer,
        convert_to(result.return_value::text, 'UTF8'), convert_to(result.error::text, 'UTF8'),
        convert_to(result.args::text, 'UTF8'), convert_to(result.kwargs::text, 'UTF8'),
        convert_to(result.labels::text, 'UTF8'), convert_to(result.types::text, 'UTF8'),
