@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import suppress
 from datetime import datetime, timezone
 
 import psycopg
 import pytest
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from taskiq_pg_json.store import wire as wires
 from taskiq_pg_json.store.arrays import as_array
+from taskiq_pg_json.store.retrying import is_loss
 from taskiq_pg_json.store.wire import Wire
 
 
@@ -272,6 +274,19 @@ async def test_a_closed_connection_is_an_error_when_it_is_used(connection):
     wire = Wire(connection)
     with pytest.raises(psycopg.OperationalError):
         await wire.execute(b"SELECT 1", {})
+
+
+async def test_what_libpq_says_of_a_lost_connection_is_a_loss(wire, connection, admin):
+    admin.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
+    with suppress(psycopg.OperationalError):
+        while True:  # first what the server has said, then that it is gone
+            await asyncio.sleep(0.01)
+            connection.pgconn.consume_input()
+    said = connection.pgconn.make_empty_result(ExecStatus.FATAL_ERROR)
+    with pytest.raises(psycopg.OperationalError, match="closed the connection") as raised:
+        wire.rows(said)
+    assert raised.value.sqlstate is None
+    assert is_loss(raised.value)
 
 
 async def test_a_connection_lost_while_idle_is_an_error_and_costs_nothing(wire, admin):

@@ -23,7 +23,7 @@ from psycopg.errors import (
     InvalidSqlStatementName,
     error_from_result,
 )
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import ConnStatus, ExecStatus, Format
 
 from taskiq_pg_json.store.arrays import adapt
 
@@ -178,7 +178,11 @@ class Wire:
             psycopg.Error: the answer is an error.
         """
         if result.status in {ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED}:
-            raise error_from_result(result, self.connection.info.encoding)
+            error = error_from_result(result, self.connection.info.encoding)
+            if error.sqlstate is None and self._pgconn.status == ConnStatus.BAD:
+                # What libpq says of a lost connection in the server's place.
+                raise psycopg.OperationalError(str(error))
+            raise error
         if result.status != ExecStatus.TUPLES_OK:
             return []
         transformer = self._transformer
