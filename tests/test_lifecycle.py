@@ -337,6 +337,7 @@ async def test_a_shutdown_ends_where_every_task_was_cancelled(named, connected, 
     for task in asyncio.all_tasks() - others:
         task.cancel()
     await asyncio.gather(*writing, waiting, return_exceptions=True)
+    del task, waiting, writing  # the errors in them would keep it as well
     await asyncio.wait_for(named.shutdown(), 10)
     await eventually(lambda: gc.collect() >= 0 and connected() == 0)
 
