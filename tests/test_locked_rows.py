@@ -105,6 +105,21 @@ WRITES = {
 }
 
 
+async def test_many_rows_that_others_have_inserted_take_few_connections(store, hold, admin):
+    held = [f"held-{number}" for number in range(60)]
+    other = await hold(INSERT, held)
+    writing = start(lambda id_: store.set_result(id_, Outcome(id_)), held)
+    most = 0
+    for number in range(40):
+        await asyncio.sleep(0.1)
+        await asyncio.wait_for(store.is_ready(f"free-{number}"), 1)
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        most = max(most, *admin.execute(query).fetchone())
+    assert 1 <= most <= 4  # two in the lanes, at first, and two of what was put off
+    await other.rollback()
+    await all_done(writing, 20)
+
+
 @pytest.mark.parametrize("kind", WRITES)
 async def test_rows_that_others_have_inserted_keep_up_no_others(store, hold, kind):
     held = [f"held-{number}" for number in range(4)]

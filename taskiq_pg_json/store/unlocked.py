@@ -24,6 +24,9 @@ _SLOW = 2.0
 
 _CAREFUL_FOR = 60.0  # seconds
 
+_AGAIN_AT_ONCE = 2
+"""Statements of what was put off: all halves of a batch come at once; others need connections."""
+
 
 class Unlocked(Generic[ItemT, ResultT]):
     """Writes of one kind, none of which waits long for a row that somebody else has locked.
@@ -58,6 +61,7 @@ class Unlocked(Generic[ItemT, ResultT]):
         self._key = key
         self._takes_long = takes_long
         self._careful_until = 0.0
+        self._turns_again = asyncio.Semaphore(_AGAIN_AT_ONCE)
 
     async def flush(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
         """Write a batch; ``PutOffError`` for what is locked, or may be."""
@@ -79,7 +83,8 @@ class Unlocked(Generic[ItemT, ResultT]):
         Raises:
             LockNotAvailable: something in the batch is, and it is not seen what.
         """
-        return await self._flush_but(await self._locked(items), items)
+        async with self._turns_again:
+            return await self._flush_but(await self._locked(items), items)
 
     async def _carefully(self, items: Sequence[ItemT]) -> Sequence[ResultT | Exception]:
         try:
