@@ -163,15 +163,16 @@ class Redactor:
         if issubclass(kind, tuple):
             fields = getattr(kind, "_fields", None)  # a namedtuple's
             if fields is None:
-                return tuple(map(self._copied, value))
+                copied_items = tuple(map(self._copied, value))
+                return value if all(map(is_, value, copied_items)) else copied_items
             return kind._make(self._hidden(dict(zip(fields, value, strict=True))).values())  # type: ignore[attr-defined] # likewise
         if issubclass(kind, deque):
             return deque(map(self._copied, value), value.maxlen)
         if issubclass(kind, (set, frozenset)):
             given = list(value)
-            copied_items = self._items(given)
+            listed = self._items(given)
             # a list, as it is sent: what is hidden makes a mapping of an object, which has no hash
-            return value if all(map(is_, given, copied_items)) else copied_items
+            return value if all(map(is_, given, listed)) else listed
         fields = value if issubclass(kind, Mapping) else _fields(value)
         return value if fields is None else self._hidden(fields)
 
