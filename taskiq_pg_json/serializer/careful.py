@@ -87,7 +87,8 @@ class CarefulEncoder(Encoder):
         while len(parts) < len(self._cut):
             value, self.path, self._hashed_at = self._cut[len(parts)]
             self.depth = 0
-            parts.append(super().encode(value))
+            encode = super().encode
+            parts.append(self._hashing(encode, value) if type(value) in _SETS else encode(value))
         return parts
 
     def encode(self, value: object) -> Encoded:

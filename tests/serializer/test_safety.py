@@ -368,13 +368,15 @@ def test_what_is_nested_as_deep_as_may_be_is_hashed(hold, wrap):
     assert (type(back), hash(tuple(back))) == (type(value), hash(tuple(value)))
 
 
+@pytest.mark.parametrize("around", [1, *range(62, 67), 128])
 @pytest.mark.parametrize("hold", [held_in_a_set, held_as_a_key])
-def test_what_is_nested_deeper_is_refused_where_it_would_be_hashed(hold):
+def test_what_is_nested_deeper_is_refused_where_it_would_be_hashed(hold, around):
     serializer = JsonSerializer(fallback=None)
     deep = functools.reduce(lambda inner, _: (inner,), range(9_000), "x")
     assert serializer.encode({"return_value": [deep]}, task_id="t").types is not None
+    held = functools.reduce(lambda inner, _: [inner], range(around), hold(deep))
     with pytest.raises(ResultEncodeError, match=r"levels deep in a set or a dict's key"):
-        serializer.encode({"return_value": [hold(deep)]}, task_id="t")
+        serializer.encode({"return_value": held}, task_id="t")
 
 
 @pytest.mark.parametrize(
