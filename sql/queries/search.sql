@@ -67,10 +67,11 @@ FROM (
 ORDER BY {order}
 
 -- has_json_index --
--- Whether the table has an index that finds rows by what is in a column, and has them in no order: GIN.
+-- Whether the table has an index that finds rows by what is in a JSON column: GIN.
 EXISTS (SELECT FROM pg_index
-        WHERE indrelid = to_regclass({results_literal}) AND indisvalid
-          AND NOT pg_index_has_property(indexrelid, 'index_scan'))
+        JOIN pg_class AS named ON named.oid = indexrelid
+        JOIN pg_am ON pg_am.oid = named.relam
+        WHERE indrelid = to_regclass({results_literal}) AND indisvalid AND amname = 'gin')
 
 -- page_of_tasks --
 -- Likewise of several tasks: the first rows of each by its own index, then the first of all.
