@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("taskiq_pg_json")
 
 _MAX_NAME = 1_000
+_MAX_BROKEN = 1_000
+"""Modules that are remembered as raising when they are imported, so as not to be run again."""
 _namespace = vars(ModuleType)["__dict__"].__get__
 
 
@@ -38,6 +40,7 @@ class Resolver:
         self._registry = registry
         self._allow = tuple(allow)
         self._strict = strict
+        self._broken: set[str] = set()
 
     def find(self, type_name: str) -> type | None:
         """The class that ``kind:module:QualName`` may stand for; None when there is none."""
@@ -72,8 +75,27 @@ class Resolver:
     def _module(self, name: str, location: str) -> ModuleType | None:
         module = sys.modules.get(name)
         if type(module) is not ModuleType and self._matches(name, location):
-            module = _import(name)
+            module = self._import(name)
         return module if is_module(module) else None
+
+    def _import(self, name: str) -> ModuleType | None:
+        """The module, imported; None where that fails, or would run a program."""
+        if name in self._broken or name.rpartition(".")[2] == "__main__":
+            return None
+        try:
+            module = importlib.import_module(name)
+            if is_module(module):
+                vars(module)  # which loads a lazy one
+        except ImportError:
+            return None
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # whatever its code raises, SystemExit too: a row is no way to end us
+            logger.warning("%s, which a row names, cannot be imported.", name, exc_info=True)
+            if len(self._broken) < _MAX_BROKEN:
+                self._broken.add(name)
+            return None
+        return module
 
     def _matches(self, module_name: str, location: str) -> bool:
         dotted = location.replace(":", ".")
@@ -85,24 +107,6 @@ class Resolver:
     def module(self, name: str) -> ModuleType | None:
         """A module that is imported, or that ``allow`` names."""
         return self._module(name, name)
-
-
-def _import(name: str) -> ModuleType | None:
-    """The module, imported; None where that fails, or would run a program."""
-    if name.rpartition(".")[2] == "__main__":
-        return None
-    try:
-        module = importlib.import_module(name)
-        if is_module(module):
-            vars(module)  # which loads a lazy one
-    except ImportError:
-        return None
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # whatever its code raises, SystemExit too: a row is no way to end us
-        logger.warning("%s, which a row names, cannot be imported.", name, exc_info=True)
-        return None
-    return module
 
 
 def _fits(kind: str, cls: type) -> bool:
