@@ -37,7 +37,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         flush: writes or reads one batch, whole or not at all; returns one result an item, in order,
             or the error of an item that it has set apart; a ``PutOffError`` has it flushed again
             later, beside the lanes.
-        flush_again: the same for what has been put off; None where nothing ever is.
+        flush_again: the same for what has been put off, which may be many batches at once; None
+            where nothing ever is.
         key: what an item is about, such as its task id.
         size: an item's weight in bytes.
         rejects: the errors that one bad item causes; the batch is then halved until it is alone.
@@ -81,7 +82,6 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._alone: asyncio.Task[Any] | None = None
         self._aside = asyncio.Semaphore(_FLUSHES_ASIDE)
-        self._again = asyncio.Semaphore(_FLUSHES_ASIDE)
         self._put_off = 0
         self._turns: deque[asyncio.Future[None]] = deque()
         self._admitted = 0
@@ -319,7 +319,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             await self._flush_batch(batch, self._flush)
 
     def _send_put_off(self, batch: Batch[ItemT, ResultT]) -> None:
-        """Flush again, after a pause and in turn, what would keep up others.
+        """Flush again, after a pause, what would keep up others.
 
         Its keys stay in flight.
         """
@@ -329,8 +329,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     async def _flush_put_off(self, batch: Batch[ItemT, ResultT]) -> None:
         await asyncio.sleep(batch.pause)
-        async with self._again:
-            await self._flush_batch(batch, self._flush_again)
+        await self._flush_batch(batch, self._flush_again)
 
     def _put_off_ended(
         self, batch: Batch[ItemT, ResultT], count: int, task: asyncio.Task[None]

@@ -304,7 +304,7 @@ class Connections:
             try:
                 await pool._configure(connection)  # noqa: SLF001 - likewise
                 await connection.set_autocommit(True)
-            except BaseException:
+            except BaseException:  # cancelled or failed, nobody else would close it
                 await connection.close()
                 raise
         return connection
