@@ -163,9 +163,10 @@ class Redactor:
         if issubclass(kind, tuple):
             fields = getattr(kind, "_fields", None)  # a namedtuple's
             if fields is None:
-                copied_items = tuple(map(self._copied, value))
-                return value if all(map(is_, value, copied_items)) else copied_items
-            return kind._make(self._hidden(dict(zip(fields, value, strict=True))).values())  # type: ignore[attr-defined] # likewise
+                items = tuple(map(self._copied, value))
+            else:
+                items = kind._make(self._hidden(dict(zip(fields, value, strict=True))).values())  # type: ignore[attr-defined] # likewise
+            return value if all(map(is_, value, items)) else items
         if issubclass(kind, deque):
             return deque(map(self._copied, value), value.maxlen)
         if issubclass(kind, (set, frozenset)):

@@ -47,6 +47,11 @@ class FrozenLoginModel(BaseModel, frozen=True):
     password: str
 
 
+class Size(NamedTuple):
+    width: int
+    height: int
+
+
 class LoginTuple(NamedTuple):
     name: str
     password: str
@@ -161,7 +166,10 @@ class TestRedaction:
         assert "ann" in str(history())
         assert "t0ps3cret" not in str(history())
 
-    @pytest.mark.parametrize("items", [{UUID(int=1), UUID(int=2)}, {(1, 2), ((3,), "x")}])
+    @pytest.mark.parametrize(
+        "items",
+        [{UUID(int=1), UUID(int=2)}, {(1, 2), ((3,), "x")}, {Size(width=1, height=2)}],
+    )
     def test_a_set_without_anything_to_hide_is_stored_as_it_is(self, items):
         held = {"ids": frozenset(items)}
         assert Redactor({"password"}).redacted("login", [held], {}) == ([held], {})
