@@ -93,6 +93,15 @@ def start(write, ids):
     return [asyncio.create_task(write(id_)) for id_ in ids]
 
 
+async def kept_up(ids, store, value=1):
+    """Writes the results of tasks whose rows are locked, each in a batch of its own."""
+    writing = []
+    for id_ in ids:
+        writing += start(lambda id_: store.set_result(id_, Outcome(value)), [id_])
+        await asyncio.sleep(0.1)
+    return writing
+
+
 async def all_done(tasks, seconds=10):
     await asyncio.wait_for(asyncio.gather(*tasks), seconds)
 
@@ -150,10 +159,7 @@ async def test_rows_that_are_locked_after_the_table_was_keep_up_no_others(store,
     await table.rollback()
     await all_done(first)
     rows = await hold(LOCK, ["a", "b"])
-    writing = []
-    for id_ in "ab":
-        writing += start(lambda id_: store.set_result(id_, Outcome(1)), [id_])
-        await asyncio.sleep(0.1)
+    writing = await kept_up(["a", "b"], store)
     await asyncio.wait_for(store.set_result("c", Outcome(1)), 5)
     assert not any(task.done() for task in writing)
     await rows.rollback()
@@ -167,10 +173,7 @@ async def test_a_row_is_written_soon_after_it_is_unlocked_whatever_else_is_locke
     ids = [str(number) for number in range(8)]
     insert(ids)
     holders = [await hold(LOCK, [id_]) for id_ in ids]
-    writing = []
-    for id_ in ids:
-        writing += start(lambda id_: store.set_result(id_, Outcome(value)), [id_])
-        await asyncio.sleep(0.05)
+    writing = await kept_up(ids, store, value)
     await asyncio.sleep(1)
     free = start(lambda id_: store.set_result(id_, Outcome(value)), ["x", "y", "z"])
     await all_done(free, 5)
@@ -287,10 +290,7 @@ async def test_locked_rows_keep_up_no_others_where_the_session_has_a_limit(
     limited = make_conninfo(dsn, options="-c lock_timeout=50ms")
     holder = await hold(LOCK, ["a", "b"])
     async with ResultStore(limited, table_name=store.names.table, migrate="off") as other:
-        writing = []
-        for id_ in "ab":
-            writing += start(lambda id_: other.set_result(id_, Outcome(1)), [id_])
-            await asyncio.sleep(0.1)
+        writing = await kept_up(["a", "b"], other)
         await asyncio.wait_for(other.set_result("c", Outcome(1)), 5)
         assert not any(task.done() for task in writing)
         await holder.rollback()
