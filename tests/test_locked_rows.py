@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
+from datetime import datetime, timezone
 
 import pytest
 from psycopg import sql
@@ -20,7 +22,7 @@ from taskiq_pg_json import (
     TaskInfo,
     WriteTimeoutError,
 )
-from taskiq_pg_json.store import unlocked, writes
+from taskiq_pg_json.store import unlocked
 from taskiq_pg_json.store.batch import PutOffError
 from taskiq_pg_json.store.hurry import SlowError
 from taskiq_pg_json.store.wire import Wire
@@ -36,7 +38,7 @@ INFO = TaskInfo("shop:pay", [], {}, {}, worker="host:1")
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(unlocked, "_SLOW", 0.3)
-    monkeypatch.setattr(writes, "_LOCK_LIMIT", {"lock_limit": "100"})
+    monkeypatch.setitem(unlocked.LOCK_LIMIT, "lock_limit", "100")
 
 
 @pytest.fixture
@@ -212,6 +214,24 @@ async def test_a_deletion_of_a_locked_row_keeps_up_no_others(
     await all_done(deleting)
     assert sorted(record.task_id for record in (await store.search()).items) == ["c", "f"]
     await backend.shutdown()
+
+
+async def test_attempts_that_leave_nothing_keep_up_no_others_where_their_rows_are_locked(
+    store, hold
+):
+    info = replace(INFO, started_at=datetime.now(timezone.utc))
+    held = [f"held-{number}" for number in range(12)]  # more than there are connections
+    for id_ in [*held, "free"]:
+        await store.record_state(id_, Status.STARTED, info)
+    holder = await hold(LOCK, held)
+    discarding = start(lambda id_: store.discard_state(id_, info), held)
+    await asyncio.sleep(0.1)
+    await asyncio.wait_for(store.set_result("other", Outcome(1)), 5)
+    await asyncio.wait_for(store.discard_state("free", info), 5)
+    assert not any(task.done() for task in discarding)
+    await holder.rollback()
+    await all_done(discarding)
+    assert [record.task_id for record in (await store.search()).items] == ["other"]
 
 
 class Unseen:

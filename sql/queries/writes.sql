@@ -132,10 +132,12 @@ WHERE task_id = ANY (%(task_id)b::text[]::{task_id_type}[])
   AND task_id NOT IN (SELECT task_id FROM free);
 
 -- discard_state --
--- Forget an attempt that leaves no result, unless another attempt has begun or the task has ended.
-DELETE FROM {results}
-WHERE task_id = %(task_id)s::text::{task_id_type}
-  AND finished_at IS NULL AND started_at = %(started_at)b::timestamptz;
+-- Forget attempts that leave no result, unless another attempt has begun or the task has ended.
+DELETE FROM {results} AS result
+USING unnest(%(task_id)b::text[], %(started_at)b::timestamptz[])
+      AS attempt (task_id, started_at){lock_limit}
+WHERE result.task_id = attempt.task_id::{task_id_type}
+  AND result.finished_at IS NULL AND result.started_at = attempt.started_at;
 
 -- set_progress --
 -- Store the latest progress of tasks.

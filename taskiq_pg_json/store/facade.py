@@ -15,6 +15,7 @@ from taskiq_pg_json.store.arguments import checked_ttl
 from taskiq_pg_json.store.connections import Connections
 from taskiq_pg_json.store.listen import Listener
 from taskiq_pg_json.store.reads import Heavy, Reader
+from taskiq_pg_json.store.removals import Remover
 from taskiq_pg_json.store.rows import RowEncoder, refused_progress
 from taskiq_pg_json.store.searchable import Searchable
 from taskiq_pg_json.store.task_ids import checked_task_id, checked_uuid, listed
@@ -174,7 +175,9 @@ class ResultStore(Searchable):
         self._leave_other_loop()
         async with self._coming_or_going:
             try:
-                await self._writer.close(self._patience)
+                await asyncio.gather(
+                    self._writer.close(self._patience), self._remover.close(self._patience)
+                )
                 await self._reader.close(self._patience)
             finally:  # cancelled, it must not stay half open
                 await self._close()
@@ -266,7 +269,7 @@ class ResultStore(Searchable):
     async def discard_state(self, task_id: str, info: TaskInfo) -> None:
         """Forget an attempt that leaves no result."""
         if info.started_at is not None:
-            await self._writer.discard(self._checked_id(task_id), info.started_at)
+            await self._remover.discards.submit((self._checked_id(task_id), info.started_at))
 
     async def is_ready(self, task_id: str, timeout: float = 0) -> bool:
         """Whether the task has ended, after ``timeout`` seconds at most."""
@@ -277,7 +280,7 @@ class ResultStore(Searchable):
 
     async def delete(self, task_id: str) -> bool:
         """Delete a task's result and progress; whether there was a result."""
-        return await self._writer.deletions.submit(self._checked_id(task_id))
+        return await self._remover.deletions.submit(self._checked_id(task_id))
 
     async def set_progress(self, task_id: str, progress: Progress) -> None:
         """Store what a task says of its progress; the last write wins.
@@ -431,6 +434,7 @@ class ResultStore(Searchable):
 
     def _make_parts(self) -> None:
         self._writer = self._new_writer(self._connections)
+        self._remover = Remover(self._connections, self.names)
         self._reader = Reader(self._connections, self.names, self.serializer, lanes=_READ_LANES)
         self._listener = Listener(
             self._connections, self.names, self._reader.ready_among, enabled=self._notify

@@ -6,26 +6,78 @@ import asyncio
 from typing import TYPE_CHECKING, Generic
 
 import psycopg
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import LockNotAvailable, QueryCanceled
 
+from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.batch import ItemT, PutOffError, ResultT
+from taskiq_pg_json.store.batching import MicroBatcher, later
 from taskiq_pg_json.store.hurry import SlowError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from taskiq_pg_json.schema import Names
     from taskiq_pg_json.store.connections import Connections
 
-LOCK_LIMIT = 0.25
-"""Seconds for which a careful statement waits for a row."""
+LOCK_LIMIT: dict[str, object] = {"lock_limit": "250"}
+"""For how many milliseconds a careful statement waits for a row, as its parameter."""
+
+LIMIT_ERRORS = (LockNotAvailable, QueryCanceled)
+"""What a batch fails with that is too large, or has one row that somebody has locked."""
 
 _SLOW = 2.0
 """Seconds after which a statement is given up that does not say whether it waits for a row."""
 
 _CAREFUL_FOR = 60.0  # seconds
 
+_HEAVY_BYTES = 1 << 20
+"""A larger item may take seconds to be sent."""
+
 _AGAIN_AT_ONCE = 2
 """Statements of what was put off: all halves of a batch come at once; others need connections."""
+
+
+def unlocked_batcher(
+    connections: Connections,
+    names: Names,
+    flush: Callable[[Sequence[ItemT], float | None], Awaitable[Sequence[ResultT | Exception]]],
+    *,
+    key: Callable[[ItemT], str],
+    lanes: int,
+    table: str = "results",
+    size: Callable[[ItemT], int] | None = None,
+    rejects: tuple[type[Exception], ...] = (),
+    choose: Callable[[ItemT, ItemT], ItemT] | None = later,
+) -> MicroBatcher[ItemT, ResultT]:
+    """Return a batcher of writes, none of which waits long for a row that somebody has locked.
+
+    Args:
+        connections: where to ask which rows of the table are.
+        names: what the table is called.
+        flush: as ``Unlocked`` takes it.
+        key: an item's task id.
+        lanes: as all that follow, those of ``MicroBatcher``.
+        table: ``"results"`` or ``"progress"``.
+        size: an item's weight in bytes.
+        rejects: the errors that one bad item causes, beside those of limits.
+        choose: which of two items of a task stands for both.
+    """
+    unlocked: Unlocked[ItemT, ResultT] = Unlocked(
+        connections,
+        flush,
+        names.statement(queries()["locked_rows"], table=f"{{{table}}}"),
+        key=key,
+        takes_long=lambda item: size is not None and size(item) > _HEAVY_BYTES,
+    )
+    return MicroBatcher(
+        unlocked.flush,
+        flush_again=unlocked.flush_again,
+        key=key,
+        size=size,
+        rejects=rejects + LIMIT_ERRORS,
+        choose=choose,
+        lanes=lanes,
+    )
 
 
 class Unlocked(Generic[ItemT, ResultT]):
@@ -40,7 +92,8 @@ class Unlocked(Generic[ItemT, ResultT]):
     Args:
         connections: where to ask which rows are locked.
         flush: writes a batch, whole or not at all. Given seconds, it raises ``SlowError`` after
-            them; given None, ``LockNotAvailable`` where a row is locked for ``LOCK_LIMIT``.
+            them; given None, ``LockNotAvailable`` where a row is locked for longer than
+            ``LOCK_LIMIT``.
         locked_rows: the statement that says which of the tasks have a row that is locked.
         key: an item's task id.
         takes_long: whether an item by itself may, for its size, so that it is written carefully.

@@ -11,16 +11,16 @@ import psycopg
 
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import Announcer
-from taskiq_pg_json.store.batching import MicroBatcher, later
+from taskiq_pg_json.store.batching import later
 from taskiq_pg_json.store.retrying import NEVER, NO_WRITES
 from taskiq_pg_json.store.statements import BatchStatement, RowT
-from taskiq_pg_json.store.unlocked import LOCK_LIMIT, Unlocked
+from taskiq_pg_json.store.unlocked import LOCK_LIMIT, unlocked_batcher
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from datetime import datetime
 
     from taskiq_pg_json.schema import Names
+    from taskiq_pg_json.store.batching import MicroBatcher
     from taskiq_pg_json.store.connections import Connections
     from taskiq_pg_json.store.rows import ProgressRow, ResultRow
 
@@ -39,9 +39,6 @@ ROW_ERRORS = (
     UnicodeEncodeError,
 )
 """What one bad row makes a whole batch fail with."""
-
-_LIMIT_ERRORS = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
-"""What a batch fails with that is too large, or has one row that somebody has locked."""
 
 _SUSPECTED = (
     psycopg.errors.InsufficientPrivilege,  # of row-level security too
@@ -65,16 +62,12 @@ _MAX_ROW_BYTES = 1_000_000_000
 _LIGHT_BYTES = 1_000
 """Larger rows take the server longer than Python; it can use more of its processors for them."""
 
-_HEAVY_BYTES = 1 << 20
-"""A larger row may take seconds to be sent."""
-
 _INNOCENT_BYTES = 2 << 20
 """Rows of no more are not what a server has no memory for."""
 
 CLOCKS_DIFFER_BY = timedelta(seconds=5)
 """What two workers' clocks may, so that no later attempt is taken for an earlier one."""
 
-_LOCK_LIMIT: dict[str, object] = {"lock_limit": f"{LOCK_LIMIT * 1000:.0f}"}
 _NONE = timedelta()
 _task_id = itemgetter(0)
 _size = attrgetter("size")
@@ -114,21 +107,16 @@ class Writer:
     ) -> None:
         self._connections = connections
         self._names = names
-        statements = queries()
         self._finish = _WriteStatement(names, "finish")
         self._record_state = _WriteStatement(names, "record_state")
         self._set_progress = _WriteStatement(names, "set_progress")
-        delete, lock_limit = statements["delete"], statements["lock_limit"]
-        self._delete = names.statement(delete, lock_limit="")
-        self._delete_carefully = names.statement(delete, lock_limit=lock_limit)
-        self._discard = names.statement(statements["discard_state"])
         self._announcers = {
             event: Announcer(
-                connections, names.statement(statements["notify"]), names.channel(event)
+                connections, names.statement(queries()["notify"]), names.channel(event)
             )
             for event in (("ended", "progressed") if notify else ())
         }
-        self._shared = {"serializer": serializer_name, "ttl": ttl, **_LOCK_LIMIT}
+        self._shared = {"serializer": serializer_name, "ttl": ttl, **LOCK_LIMIT}
         self._finishing = {**self._shared, "clocks_differ_by": CLOCKS_DIFFER_BY}
         self.results = self._batcher(self._flush_results, lanes=lanes, choose=later_attempt)
         self.lesser_results = self._batcher(
@@ -136,26 +124,13 @@ class Writer:
         )
         self.states = self._batcher(self._flush_states, lanes=lanes, choose=None)
         self.progress = self._batcher(self._flush_progress, lanes=lanes, table="progress")
-        unlocked: Unlocked[str, bool] = Unlocked(
-            connections,
-            self._flush_deletions,
-            self._locked_rows("results"),
-            key=str,
-            takes_long=lambda _: False,
-        )
-        self.deletions: MicroBatcher[str, bool] = MicroBatcher(
-            unlocked.flush,
-            flush_again=unlocked.flush_again,
-            key=str,
-            rejects=_LIMIT_ERRORS,
-            lanes=lanes,
-        )
 
     async def close(self, patience: float) -> None:
         """Flush all that was accepted; give up what gets no further for so many seconds."""
-        others = (self.states, self.progress, self.deletions)
         await asyncio.gather(
-            self._close_results(patience), *(batcher.close(patience) for batcher in others)
+            self._close_results(patience),
+            self.states.close(patience),
+            self.progress.close(patience),
         )
         for announcer in self._announcers.values():
             await announcer.close()
@@ -165,12 +140,6 @@ class Writer:
         # What stands in for a refused result has been submitted by now.
         await self.lesser_results.close(patience)
 
-    async def discard(self, task_id: str, started_at: datetime) -> None:
-        """Forget an attempt that leaves no result."""
-        await self._connections.execute(
-            self._discard, {"task_id": task_id, "started_at": started_at}
-        )
-
     def _batcher(
         self,
         flush: _Flush[RowT],
@@ -179,25 +148,17 @@ class Writer:
         table: str = "results",
         choose: Callable[[RowT, RowT], RowT] | None = later,
     ) -> MicroBatcher[RowT, None]:
-        unlocked: Unlocked[RowT, None] = Unlocked(
+        return unlocked_batcher(
             self._connections,
+            self._names,
             flush,
-            self._locked_rows(table),
             key=_task_id,
-            takes_long=lambda row: row.size > _HEAVY_BYTES,
-        )
-        return MicroBatcher(
-            unlocked.flush,
-            flush_again=unlocked.flush_again,
-            key=_task_id,
-            size=_size,
-            rejects=REFUSALS + _LIMIT_ERRORS,
-            choose=choose,
             lanes=lanes,
+            table=table,
+            size=_size,
+            rejects=REFUSALS,
+            choose=choose,
         )
-
-    def _locked_rows(self, table: str) -> bytes:
-        return self._names.statement(queries()["locked_rows"], table=f"{{{table}}}")
 
     async def _flush_results(
         self, rows: Sequence[ResultRow], slow_after: float | None
@@ -261,7 +222,7 @@ class Writer:
     async def _flush_progress(
         self, rows: Sequence[ProgressRow], slow_after: float | None
     ) -> Sequence[None]:
-        await self._write(self._set_progress, rows, _LOCK_LIMIT, slow_after)
+        await self._write(self._set_progress, rows, LOCK_LIMIT, slow_after)
         self._announce("progressed", rows)
         return [None] * len(rows)
 
@@ -293,20 +254,6 @@ class Writer:
     def _announce(self, event: str, rows: Sequence[RowT]) -> None:
         if event in self._announcers:
             self._announcers[event].announce(map(_task_id, rows))
-
-    async def _flush_deletions(
-        self, task_ids: Sequence[str], slow_after: float | None
-    ) -> Sequence[bool]:
-        # Not prepared: a plan that was made while the table was small would scan all of it later.
-        rows = await self._connections.execute(
-            self._delete_carefully if slow_after is None else self._delete,
-            {"task_id": sorted(task_ids)} | _LOCK_LIMIT,
-            prepare=False,
-            also=_CANCELED,
-            slow_after=slow_after,
-        )
-        deleted = {id_ for (id_,) in rows}
-        return [task_id in deleted for task_id in task_ids]
 
 
 class _WriteStatement:

@@ -1,0 +1,96 @@
+"""Removes results and states, in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from psycopg.errors import QueryCanceled
+
+from taskiq_pg_json.schema import queries
+from taskiq_pg_json.store.arrays import as_array
+from taskiq_pg_json.store.unlocked import LOCK_LIMIT, unlocked_batcher
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from taskiq_pg_json.schema import Names
+    from taskiq_pg_json.store.batching import MicroBatcher
+    from taskiq_pg_json.store.connections import Connections
+
+    _Attempt: TypeAlias = tuple[str, datetime]
+    """A task's id, and when the attempt began."""
+
+_LANES = 2
+_CANCELED = frozenset({QueryCanceled.sqlstate or ""})
+
+
+class Remover:
+    """Every removal of a store by task ids.
+
+    Attributes:
+        deletions: of results with their progress, by task id; whether there was a result.
+        discards: of the states of attempts that leave no result.
+    """
+
+    def __init__(self, connections: Connections, names: Names) -> None:
+        self._connections = connections
+        self._delete = _RemovalStatement(names, "delete")
+        self._discard_state = _RemovalStatement(names, "discard_state")
+        self.deletions: MicroBatcher[str, bool] = unlocked_batcher(
+            connections, names, self._flush_deletions, key=str, lanes=_LANES
+        )
+        self.discards: MicroBatcher[_Attempt, None] = unlocked_batcher(
+            connections, names, self._flush_discards, key=itemgetter(0), lanes=_LANES, choose=None
+        )
+
+    async def close(self, patience: float) -> None:
+        """Remove all that was accepted; give up what gets no further for so many seconds."""
+        await asyncio.gather(self.deletions.close(patience), self.discards.close(patience))
+
+    async def _flush_deletions(
+        self, task_ids: Sequence[str], slow_after: float | None
+    ) -> Sequence[bool]:
+        values = {"task_id": sorted(task_ids)}
+        rows = await self._remove(self._delete, values, slow_after)
+        deleted = {id_ for (id_,) in rows}
+        return [task_id in deleted for task_id in task_ids]
+
+    async def _flush_discards(
+        self, attempts: Sequence[_Attempt], slow_after: float | None
+    ) -> Sequence[None]:
+        task_ids, started_at = zip(*sorted(attempts), strict=True)
+        values = {"task_id": task_ids, "started_at": started_at}
+        await self._remove(self._discard_state, values, slow_after)
+        return [None] * len(attempts)
+
+    async def _remove(
+        self,
+        statement: _RemovalStatement,
+        values: Mapping[str, Sequence[object]],
+        slow_after: float | None,
+    ) -> Sequence[Sequence[Any]]:
+        # Not prepared: a plan that was made while the table was small would scan all of it later.
+        return await self._connections.execute(
+            statement.plain if slow_after is not None else statement.careful,
+            {name: as_array(column) for name, column in values.items()} | LOCK_LIMIT,
+            prepare=False,
+            also=_CANCELED,
+            slow_after=slow_after,
+        )
+
+
+class _RemovalStatement:
+    """A statement that removes rows.
+
+    Attributes:
+        plain: it as it is.
+        careful: one that the server ends where it waits long for a row.
+    """
+
+    def __init__(self, names: Names, query: str) -> None:
+        text = queries()
+        self.plain = names.statement(text[query], lock_limit="")
+        self.careful = names.statement(text[query], lock_limit=text["lock_limit"])
