@@ -38,7 +38,6 @@ INFO = TaskInfo("shop:pay", [], {}, {}, worker="host:1")
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(unlocked, "_SLOW", 0.3)
-    monkeypatch.setitem(unlocked.LOCK_LIMIT, "lock_limit", "100")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from taskiq_pg_json.schema import Names
     from taskiq_pg_json.store.connections import Connections
 
-LOCK_LIMIT: dict[str, object] = {"lock_limit": "250"}
+LOCK_LIMIT: dict[str, object] = {"lock_limit": "100"}
 """For how many milliseconds a careful statement waits for a row, as its parameter."""
 
 LIMIT_ERRORS = (LockNotAvailable, QueryCanceled)
