@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import time
 from datetime import datetime, timedelta, timezone
 
 import psycopg
@@ -53,6 +55,25 @@ class TestDsn:
             return dsn
 
         assert await stored(await start(ask), 1) == 1
+
+    async def test_one_that_is_cancelled_while_it_is_asked_leaves_nothing_unawaited(
+        self, dsn, table_name, recwarn
+    ):
+        async def ask():
+            await asyncio.sleep(0)
+            return dsn
+
+        store = ResultStore(ask, table_name=table_name)
+        for steps in range(1, 8):
+            starting = asyncio.create_task(store.startup())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            time.sleep(0.02)  # noqa: ASYNC251 - it hears too late that the thread has ended
+            starting.cancel()
+            await asyncio.wait({starting})
+        await store.shutdown()
+        gc.collect()
+        assert [str(warning.message) for warning in recwarn] == []
 
     async def test_a_callable_that_returns_nonsense_is_named(self, start):
         with pytest.raises(ConfigurationError, match=r"dsn callable returned .*int"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from contextlib import asynccontextmanager
@@ -124,6 +125,25 @@ class TestLostServers:
         assert cut() >= 1
         got = await asyncio.gather(*map(named.get_result, ids))
         assert [result.return_value for result in got] == ids
+
+    async def test_leaving_the_records_of_a_lost_connection_says_nothing(self, named, cut):
+        for task_id in "abc":
+            await named.set_result(task_id, finished(1))
+        said = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        tasks = asyncio.all_tasks()
+
+        async def leave():
+            async for _ in named.store.iterate():
+                assert cut() > 0
+                break
+
+        await leave()
+        await asyncio.sleep(0)  # the loop begins to close the generators
+        await eventually(lambda: asyncio.all_tasks() <= tasks)
+        gc.collect()
+        assert said == []
+        assert await named.store.count() == 3
 
     async def test_all_idle_connections_that_were_lost_cost_one_attempt(self, moving, cut, caplog):
         backend, _ = await moving(min_size=10, max_size=10)

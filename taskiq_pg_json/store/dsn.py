@@ -73,7 +73,8 @@ async def conninfo_of(dsn: Dsn) -> str:
 
 async def called(dsn: Callable[[], Any]) -> str:
     """Call a dsn callable in a thread: it may start a server or ask for a password."""
-    found = await asyncio.to_thread(dsn)
+    # A coroutine that a thread hands over to whoever has been cancelled would never be awaited.
+    found = dsn() if inspect.iscoroutinefunction(dsn) else await asyncio.to_thread(dsn)
     if inspect.isawaitable(found):
         found = await found
     if not _is_text(found):

@@ -89,13 +89,18 @@ class QueryRunner:
         """
         check_timeout(timeout)
         with _clear_errors(timeout):
-            async with self._connections.connection() as connection, connection.transaction():
+            async with (
+                self._connections.connection() as connection,
+                # Closed after its transaction, with which it ends, it has nothing to say to a
+                # server that may be gone.
+                AsyncServerCursor(connection, "search", row_factory=tuple_row) as cursor,
+                connection.transaction(),
+            ):
                 if timeout is not None:
                     await self._limit(connection, timeout)
-                async with AsyncServerCursor(connection, "search", row_factory=tuple_row) as cursor:
-                    cursor.itersize = batch
-                    await cursor.execute(self._names.statement(query), values, binary=True)
-                    yield cursor
+                cursor.itersize = batch
+                await cursor.execute(self._names.statement(query), values, binary=True)
+                yield cursor
 
     async def are_predicates(self, paths: Collection[str]) -> dict[str, bool]:
         """Return which SQL/JSON paths are true or false, rather than a selection.
