@@ -18,6 +18,7 @@ PAYLOADS: dict[str, type] = {
 """The builtins whose value an instance of a subclass carries."""
 
 _PAYLOAD_CLASSES = tuple(PAYLOADS.values())
+_STRUCT_HASH = "__msgspec_cached_hash__"
 _namespace = type.__dict__["__dict__"].__get__
 
 
@@ -36,12 +37,16 @@ def inherited(cls: type, name: str) -> object:
 
 
 def slots_of(cls: type) -> dict[str, Any]:
-    """The descriptors of the slots of a class and its bases."""
+    """The descriptors of the slots of a class and its bases.
+
+    Not the one in which msgspec keeps a hash: that is another in each process.
+    """
     slots: dict[str, Any] = {}
     for base in cls.__mro__:
         for name, found in attributes(base).items():
             if isinstance(found, MemberDescriptorType) and name not in slots:
                 slots[name] = found
+    slots.pop(_STRUCT_HASH, None)
     return slots
 
 

@@ -482,6 +482,28 @@ def test_a_hash_that_attrs_has_cached_is_not_stored(cls, jsonb_roundtrip):
         assert hash(found) in stored
 
 
+class Key(msgspec.Struct, frozen=True, cache_hash=True):
+    code: str
+
+
+class LooseKey(Key, frozen=True, cache_hash=True, dict=True):
+    pass
+
+
+@pytest.mark.parametrize("cls", [Key, LooseKey])
+def test_a_hash_that_msgspec_has_cached_is_not_stored(cls, jsonb_roundtrip):
+    values = [cls("a"), cls("b")]
+    stored = set(map(hash, values))
+    serializer = JsonSerializer(fallback=None)
+    row = encoded(values, serializer)
+    assert row.columns["return_value"] == b'[{"code":"a"},{"code":"b"}]'
+    for found in back(values, jsonb_roundtrip, serializer):
+        assert type(found) is cls
+        assert not hasattr(found, "__msgspec_cached_hash__")
+        assert hash(found) in stored
+    assert same(back([set(values)], jsonb_roundtrip, serializer), [set(values)])
+
+
 @pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
 def test_a_root_model_that_has_to_be_pickled_comes_back_with_its_private_attributes(
     jsonb_roundtrip,
