@@ -8,8 +8,9 @@ import datetime as dt
 import enum
 import functools
 import uuid  # noqa: TC003 - pydantic reads the annotation
+import weakref
 from decimal import Decimal
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import attrs
 import msgspec
@@ -224,6 +225,41 @@ class Reading(msgspec.Struct):
 
 class FrozenReading(msgspec.Struct, frozen=True, gc=False):
     value: Any
+
+
+class InstanceState:
+    """What SQLAlchemy keeps of an object, which it knows but does not hold."""
+
+    def __init__(self, instance):
+        self.instance = weakref.ref(instance)
+
+    def __getstate__(self):
+        return {"instance": self.instance()}
+
+    def __setstate__(self, state):
+        self.instance = weakref.ref(state["instance"])
+
+
+@dataclasses.dataclass
+class MappedUser:
+    """A dataclass as SQLAlchemy maps it."""
+
+    _sa_class_manager: ClassVar[Any] = object()
+    name: str
+
+    def __post_init__(self):
+        self._sa_instance_state = InstanceState(self)
+
+
+@attrs.define(slots=False)
+class MappedParcel:
+    """A class made by attrs, likewise."""
+
+    _sa_class_manager: ClassVar[Any] = object()
+    label: str
+
+    def __attrs_post_init__(self):
+        self._sa_instance_state = InstanceState(self)
 
 
 class Opaque:

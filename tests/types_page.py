@@ -63,11 +63,11 @@ _REST = """
   any other, such as `Page[Annotated[int, Gt(0)]]`, it comes back as `Page`.
 - `re.DEBUG`, which prints a pattern that is compiled, is not among its flags any more.
 - Two references to one object come back as two equal objects, but for what was pickled.
-- An object that refers to itself, a Struct with `__post_init__`, a class with `__del__`, a tzinfo of
-  a library other than pydantic, and what an Enum's own `_missing_` has made of a value are
-  pickled. So are an instance of a builtin's subclass, an OrderedDict or a Counter with attributes of
-  its own, a model with an extra value of the name of a field or private attribute, and a numpy array
-  of text much wider than its items.
+- An object that refers to itself, one that SQLAlchemy maps (whatever the kind of its class), a Struct
+  with `__post_init__`, a class with `__del__`, a tzinfo of a library other than pydantic, and what an
+  Enum's own `_missing_` has made of a value are pickled. So are an instance of a builtin's subclass,
+  an OrderedDict or a Counter with attributes of its own, a model with an extra value of the name of a
+  field or private attribute, and a numpy array of text much wider than its items.
 - An instance of a class inside a function cannot be stored unless the class is registered, for
   pickle cannot find it either: the task becomes a FAILURE that says so. An exception of such a
   class comes back as a `RemoteError` of its name.

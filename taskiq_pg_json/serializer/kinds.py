@@ -72,7 +72,7 @@ def kind_of(cls: type) -> str | None:  # noqa: PLR0911 - one for each kind
     if _is_struct(cls):
         # msgspec makes no empty Struct, and calls this whenever it makes a full one
         return "struct" if inherited(cls, "__post_init__") is None else None
-    if _is_plain_object(cls):
+    if _is_plain_object(cls) and not _is_mapped(cls):
         if inherited(cls, "__dataclass_fields__") is not None:
             return "dataclass"
         return "attrs" if inherited(cls, "__attrs_attrs__") is not None else None
@@ -82,6 +82,11 @@ def kind_of(cls: type) -> str | None:  # noqa: PLR0911 - one for each kind
 def _is_struct(cls: type) -> bool:
     msgspec = sys.modules.get("msgspec")
     return msgspec is not None and issubclass(cls, msgspec.Struct) and cls is not msgspec.Struct
+
+
+def _is_mapped(cls: type) -> bool:
+    """Whether SQLAlchemy maps it: an object's state there refers to the very object."""
+    return inherited(cls, "_sa_class_manager") is not None
 
 
 def _is_plain_object(cls: type) -> bool:

@@ -695,6 +695,16 @@ def test_a_named_tuple_whose_items_are_not_its_fields_is_pickled(jsonb_roundtrip
     assert type(found[0]) is type(value[0])
 
 
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize("cls", [samples.MappedUser, samples.MappedParcel])
+def test_an_object_that_sqlalchemy_maps_keeps_its_state(cls, jsonb_roundtrip):
+    value = cls("Ada")
+    for found in back([value, cls("Bo"), value], jsonb_roundtrip):
+        assert type(found) is cls
+        assert found._sa_instance_state.instance() is found
+        assert vars(found).keys() == vars(value).keys()
+
+
 def test_a_root_model_has_no_attributes_but_pydantic_s():
     value = samples.Tags(["a"])
     row = JsonSerializer().encode({"return_value": value}, task_id="t")
