@@ -52,6 +52,7 @@ _REST = """
 | registered with a codec | what its `encode` returns | `custom:name` |
 | numpy array, scalar | nested lists, a number or text | `ndarray:dtype:shape`, `numpy:dtype` |
 | pandas Timestamp, Timedelta, NaT | ISO 8601 text | `pandas:…` |
+| subclass of datetime, date, time, timedelta, Decimal; a datetime or time in a zone that has no name here | the builtin's text, which casts as any other; the object is pickled | `{"pickle": n}` |
 | anything else | its repr; the object is pickled | `{"pickle": n}` |
 
 ## What does not come back exactly
@@ -68,6 +69,8 @@ _REST = """
   Enum's own `_missing_` has made of a value are pickled. So are an instance of a builtin's subclass,
   an OrderedDict or a Counter with attributes of its own, a model with an extra value of the name of a
   field or private attribute, and a numpy array of text much wider than its items.
+- A Struct with `__post_init__` comes back as it was, though msgspec runs the hook, on a copy, when a
+  row is read. It cannot be stored where the hook raises for what it has made of the fields itself.
 - An instance of a class inside a function cannot be stored unless the class is registered, for
   pickle cannot find it either: the task becomes a FAILURE that says so. An exception of such a
   class comes back as a `RemoteError` of its name.
@@ -75,6 +78,11 @@ _REST = """
   is that of another key too, the set comes back as a list, and the dict with its keys as text.
 - A defaultdict whose factory cannot be pickled, such as a lambda, comes back without one; an
   `IncompleteValueWarning` says so when it is stored. Any other factory that is no builtin has it pickled.
+- A datetime or time whose zone would come back with another UTC offset, as its own pickle leaves
+  out what that depends on, is refused: the task becomes a FAILURE that says so. `fold` comes back,
+  of a subclass too, such as pendulum's.
+- What else a class leaves out when it is pickled does not come back: the months of a pendulum
+  Duration are days then.
 - A numpy array comes back in C order, and can be written to.
 - Of a chain of causes or contexts the 50 errors next to the one that was raised are kept.
 - An ImportError comes back without its `name_from` where its module is not imported, and a

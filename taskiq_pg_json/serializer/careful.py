@@ -200,8 +200,8 @@ class CarefulEncoder(Encoder):
             " JsonSerializer(registry) to store it as JSON"
         )
         warnings.warn(
-            f"{''.join(self.path)}: a {full_name(cls)} was pickled, and cannot"
-            f" be read in SQL; {way_out}",
+            f"{''.join(self.path)}: a {full_name(cls)} was pickled, and is no more"
+            f" than text in SQL; {way_out}",
             PickledValueWarning,
             stacklevel=2,
         )

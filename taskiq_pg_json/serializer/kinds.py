@@ -5,9 +5,12 @@ from __future__ import annotations
 import enum
 import sys
 from types import FunctionType, MemberDescriptorType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 HEAP_TYPE = 1 << 9
 """The flag of a class that is no static one of C's."""
@@ -103,14 +106,19 @@ def _is_written_in_python(cls: type) -> bool:
 
 def _payload_kind(cls: type) -> str | None:
     """The builtin whose value an instance carries, with nothing but Python classes below it."""
-    for position, base in enumerate(cls.__mro__):
-        if base in _PAYLOAD_CLASSES:
-            below = cls.__mro__[:position]
-            if not below or not all(map(_is_written_in_python, below)):
-                return None
-            if base is tuple and type(inherited(cls, "_fields")) is tuple:
-                return "namedtuple"
-            return base.__name__
+    base = base_among(cls, _PAYLOAD_CLASSES)
+    if base is None or base is cls:
+        return None
+    if base is tuple and type(inherited(cls, "_fields")) is tuple:
+        return "namedtuple"
+    return base.__name__
+
+
+def base_among(cls: type, bases: Collection[type]) -> type | None:
+    """The one of these that a class is, or derives from by nothing but classes in Python."""
+    for base in cls.__mro__:
+        if base in bases:
+            return base
         if not _is_written_in_python(base):
             return None
     return None

@@ -1,14 +1,21 @@
-"""Leaves that no rule covers: their repr in the JSON, their pickle in the row's bytea."""
+"""Leaves that no rule covers: text to read in the JSON, their pickle in the row's bytea."""
 
 from __future__ import annotations
 
+import contextlib
 import reprlib
-from typing import TYPE_CHECKING
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 from taskiq_pg_json.serializer import secret
+from taskiq_pg_json.serializer.kinds import base_among
 from taskiq_pg_json.serializer.text import is_clean
+from taskiq_pg_json.serializer.times import encode_timedelta
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taskiq_pg_json.serializer.encoder import Encoder
     from taskiq_pg_json.serializer.protocol import Encoded
 
@@ -51,10 +58,19 @@ def encode_unknown(encoder: Encoder, value: object) -> Encoded:
         plan.warned.add(cls)
         encoder.warn_of_pickle(value)
     encoder.leaves.append(data)
-    return shown(value), {"pickle": len(encoder.leaves) - 1}
+    return _written(value), {"pickle": len(encoder.leaves) - 1}
 
 
-def shown(value: object) -> str:
+def _written(value: object) -> str:
+    """A date, duration or Decimal as others of its kind are, so that SQL reads it; else a repr."""
+    base = base_among(type(value), _WRITERS)
+    if base is not None:
+        with contextlib.suppress(Exception):  # a time zone may fail as it likes
+            return _WRITERS[base](value)
+    return _shown(value)
+
+
+def _shown(value: object) -> str:
     """A repr that jsonb can hold, of 200 characters at most."""
     try:
         found = _REPR.repr(value)
@@ -62,6 +78,15 @@ def shown(value: object) -> str:
         found = f"<{type(value).__qualname__}>"
     found = found if len(found) <= _MAX_REPR else f"{found[: _MAX_REPR - 1]}…"
     return found if is_clean(found) else ascii(found)[1:-1][:_MAX_REPR]
+
+
+_WRITERS: dict[type, Callable[[Any], str]] = {
+    datetime: datetime.isoformat,
+    date: date.isoformat,
+    time: time.isoformat,
+    timedelta: lambda value: encode_timedelta(timedelta.__pos__(value)),  # not a subclass's parts
+    Decimal: Decimal.__str__,
+}
 
 
 class _ShortRepr(reprlib.Repr):

@@ -8,18 +8,17 @@ The bytes are a header, then the leaves as frames::
 
 from __future__ import annotations
 
-import copyreg
 import hashlib
 import hmac
 import io
 import pickle
-from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import datetime, time, timedelta
 from typing import Any
 
 from taskiq_pg_json.errors import ConfigurationError
 from taskiq_pg_json.serializer.frames import joined, split
-from taskiq_pg_json.serializer.kinds import in_slots, slots_of
+from taskiq_pg_json.serializer.reductions import PROTOCOL, reduction
 
 _MAGIC = b"tpj1"
 _UNSIGNED = b"\x00"
@@ -62,6 +61,8 @@ class PickleFallback:
             raise pickle.PicklingError(
                 f"it would come back as {type(loaded).__name__} instead of {type(value).__name__}"
             )
+        if isinstance(value, datetime | time) and _offset(loaded) != _offset(value):
+            raise pickle.PicklingError("it would come back with another UTC offset")
         return data
 
     def pack(self, leaves: Sequence[bytes], *, task_id: str) -> bytes:
@@ -97,32 +98,22 @@ class PickleFallback:
         return pickle.loads(leaf)  # noqa: S301 - what the fallback is for; verified by unpack
 
 
-_SETS = (set.__reduce__, frozenset.__reduce__)
-
-
 class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, refuse: Callable[[object], None]) -> None:
-        super().__init__(file, protocol=4)
+        super().__init__(file, PROTOCOL)
         self._refuse = refuse
 
     def reducer_override(self, value: object) -> Any:  # noqa: ANN401 - as pickle declares it
         self._refuse(value)
-        if isinstance(value, Counter) and type(value).__reduce__ is Counter.__reduce__:
-            # which leaves out its attributes
-            cls = type(value)
-            state = value.__dict__, in_slots(slots_of(cls), value)
-            return copyreg.__newobj__, (cls,), state, None, iter(dict.items(value))  # type: ignore[attr-defined]
-        if issubclass(type(value), (set, frozenset)) and type(value).__reduce__ in _SETS:
-            return self._set(value)
-        return NotImplemented
+        return reduction(value)
 
-    def _set(self, value: Any) -> Any:  # noqa: ANN401 - likewise
-        """Reduce a set with its slots, which Python 3.10 leaves out."""
-        cls = type(value)
-        slots = in_slots(slots_of(cls), value)
-        if not slots:
-            return NotImplemented
-        return cls, (list(value),), (getattr(value, "__dict__", None), slots)
+
+def _offset(value: Any) -> timedelta | None:  # noqa: ANN401 - a datetime or time
+    try:
+        found: timedelta | None = value.utcoffset()
+    except Exception:  # noqa: BLE001 - a time zone of somebody's, which may fail as it likes
+        return None
+    return found
 
 
 def _are_keys(keys: object) -> bool:

@@ -16,12 +16,14 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
 import pydantic
 import pytest
 import samples
+from psycopg import sql
 from sameness import same
 
 from taskiq_pg_json.errors import ConfigurationError, RemoteError, ResultEncodeError
@@ -562,6 +564,179 @@ def test_what_a_struct_lacks_it_lacks_when_it_comes_back(value, lacking, jsonb_r
         for name in value.__struct_fields__:
             assert hasattr(found, name) is (name not in lacking)
             assert getattr(found, name, None) == getattr(value, name, None)
+
+
+class Hooked(msgspec.Struct):
+    number: int
+    log: list[str] = []
+
+    def __post_init__(self):
+        self.number += 1
+        self.log.append("made")
+
+
+class FrozenHooked(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
+    name: str = "a"
+    number: int
+
+    def __post_init__(self):
+        msgspec.structs.force_setattr(self, "number", -self.number)
+
+
+class LooseHooked(Hooked, dict=True):
+    pass
+
+
+def with_attributes(value, **attributes):
+    vars(value).update(attributes)
+    return value
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize(
+    "value",
+    [
+        Hooked(1),
+        FrozenHooked(number=1),
+        with_attributes(LooseHooked(1), extra=[NOON]),
+    ],
+    ids=repr,
+)
+def test_a_struct_with_a_hook_comes_back_as_it_was(value, jsonb_roundtrip):
+    first, second = back([value, samples.Opaque(value)], jsonb_roundtrip)
+    for found in (first, second.value):
+        assert type(found) is type(value)
+        assert same(getattr(found, "__dict__", None), getattr(value, "__dict__", None))
+        for name in value.__struct_fields__:
+            assert same(getattr(found, name), getattr(value, name))
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_a_struct_in_a_cycle_comes_back_with_its_attributes_and_without_what_it_lacks(
+    jsonb_roundtrip,
+):
+    loop = []
+    loop.append(with_attributes(deleting(Named(x=1), "name"), loop=loop))
+    found = back(loop, jsonb_roundtrip)
+    assert found[0].loop is found
+    assert found[0].x == 1
+    assert not hasattr(found[0], "name")
+
+
+class Moment(dt.datetime):
+    """As pendulum's: its own way of being pickled forgets the fold."""
+
+    def __reduce_ex__(self, _protocol):
+        parts = (self.year, self.month, self.day, self.hour, self.minute, self.second)
+        return type(self), (*parts, self.microsecond, self.tzinfo)
+
+
+class Clock(dt.time):
+    def __reduce_ex__(self, _protocol):
+        return type(self), (self.hour, self.minute, self.second, self.microsecond, self.tzinfo)
+
+
+class Labelled(dt.datetime):
+    def __new__(cls, label, *args, **kwargs):
+        made = super().__new__(cls, *args, **kwargs)
+        made.label = label
+        return made
+
+
+class Day(dt.date):
+    __slots__ = ("label",)
+
+
+class Span(dt.timedelta):
+    @property
+    def days(self):
+        raise AssertionError("a subclass may mean something else by it")
+
+
+class Price(Decimal):
+    pass
+
+
+PARIS = ZoneInfo("Europe/Paris")
+TWICE = (2020, 10, 25, 2, 30)  # an hour that Paris had twice
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize(
+    "value",
+    [
+        Moment(*TWICE, tzinfo=PARIS, fold=1),
+        Moment(*TWICE, tzinfo=PARIS),
+        Moment(*TWICE, fold=1),
+        Clock(2, 30, fold=1),
+        Labelled("a", *TWICE, tzinfo=PARIS, fold=1),
+        Labelled("a", *TWICE),
+    ],
+    ids=repr,
+)
+def test_a_moment_of_a_subclass_comes_back_with_its_fold_and_attributes(value, jsonb_roundtrip):
+    found = back([value, samples.Opaque(value)], jsonb_roundtrip)
+    for moment in (found[0], found[1].value):
+        assert type(moment) is type(value)
+        assert moment == value
+        assert (moment.fold, moment.utcoffset()) == (value.fold, value.utcoffset())
+        assert vars(moment) == vars(value)
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_slots_of_a_date_s_subclass_come_back(jsonb_roundtrip):
+    value = Day(2026, 1, 2)
+    assert same(back(value, jsonb_roundtrip), value)
+    value.label = "first"
+    assert back(value, jsonb_roundtrip).label == "first"
+
+
+class Drifting(dt.tzinfo):
+    """Its pickle does not hold its offset."""
+
+    def __init__(self, hours=0):
+        self.hours = hours
+
+    def utcoffset(self, _when):
+        return dt.timedelta(hours=self.hours)
+
+    def __reduce__(self):
+        return Drifting, ()
+
+
+@pytest.mark.parametrize("value", [NOON, dt.time(3, 4)], ids=repr)
+def test_a_moment_that_would_come_back_as_another_is_refused(value):
+    with pytest.raises(ResultEncodeError, match="another UTC offset"):
+        encoded({"at": value.replace(tzinfo=Drifting(2))})
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize(
+    ("value", "text", "cast"),
+    [
+        (Moment(*TWICE, tzinfo=PARIS, fold=1), "2020-10-25T02:30:00+01:00", "timestamptz"),
+        (dt.datetime(2026, 1, 2, tzinfo=Drifting()), "2026-01-02T00:00:00+00:00", "timestamptz"),
+        (Clock(2, 30), "02:30:00", "time"),
+        (Day(2026, 1, 2), "2026-01-02", "date"),
+        (Span(1, 30), "P1DT30S", "interval"),
+        (Price("12.50"), "12.50", "numeric"),
+    ],
+    ids=str,
+)
+def test_a_date_or_number_that_is_pickled_can_be_read_in_sql(value, text, cast, admin):
+    row = encoded([value, value])
+    assert row.pickled is not None
+    assert orjson.loads(row.columns["return_value"]) == [text, text]
+    query = sql.SQL("SELECT ({}::jsonb ->> 0)::{} IS NOT NULL").format(
+        row.columns["return_value"].decode(), sql.SQL(cast)
+    )
+    assert admin.execute(query).fetchone() == (True,)
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_a_date_that_has_no_text_is_pickled_all_the_same(jsonb_roundtrip):
+    value = NOON.replace(tzinfo=dt.tzinfo())
+    assert back(value, jsonb_roundtrip).replace(tzinfo=dt.timezone.utc) == NOON
 
 
 def test_secrets_are_refused_without_being_shown():
