@@ -17,6 +17,7 @@ from pydantic import ConfigDict
 from pydantic_core import SchemaSerializer, core_schema
 
 from taskiq_pg_json.errors import ConfigurationError, ResultDecodeError, ResultEncodeError
+from taskiq_pg_json.serializer.cycles import is_deeper
 from taskiq_pg_json.serializer.exceptions.printable import full_name, short_repr
 from taskiq_pg_json.serializer.frames import pack, unpack, writer_of
 from taskiq_pg_json.serializer.json_serializer import JsonSerializer
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 _ERROR = "error"
 _WRITER = "serializer"
 _PROBE: dict[str, object] = {"probe": [None, True, 1, 1.5, "é", {}]}
+_MAX_DEPTH = 1_000
+"""Levels of nesting that a serializer of JSON is given: orjson 3.13 corrupts memory from twice
+as many on, if they are tuples."""
+
 _BY_ALIAS = None if "serialize_by_alias" in ConfigDict.__annotations__ else False
 """By field name, unless a model's own configuration says otherwise, as ``model_dump`` does."""
 _JSONABLE = SchemaSerializer(core_schema.any_schema(), {"ser_json_inf_nan": "constants"})
@@ -103,7 +108,7 @@ class TaskiqSerializerAdapter:
         self._writes_json = _writes_json(serializer)
         self._dumps = [self._checked_dump, self._dump_jsonable]
         if self._writes_json and (_is_taskiqs(serializer) or _drops_fields(serializer)):
-            self._dumps.reverse()
+            self._dumps = [self._dump_jsonable, self._dump_shallow]
         self._json = JsonSerializer(fallback=None)
 
     def encode(self, columns: Mapping[str, object], *, task_id: str) -> EncodedRow:
@@ -154,20 +159,19 @@ class TaskiqSerializerAdapter:
         return {column: values[column] for column in row.columns}
 
     def _dump(self, value: object, column: str, task_id: str) -> bytes:
-        first, second = self._dumps
-        try:
-            return first(value)
-        except Exception as refused:  # noqa: BLE001 - a serializer of the user's own choice
+        refusals: list[Exception] = []
+        for dump in self._dumps:
             try:
-                return second(value)
-            except Exception as exc:
-                raise ResultEncodeError(
-                    f"{self.name} cannot write the {column} of task {task_id!r}, neither as it is"
-                    f" nor as JSON-able data ({refused}; {exc}); JsonSerializer() may",
-                    task_id=task_id,
-                    path=column,
-                    type_name=full_name(type(value)),
-                ) from exc
+                return dump(value)
+            except Exception as exc:  # noqa: BLE001, PERF203 - a serializer of the user's choice
+                refusals.append(exc)
+        raise ResultEncodeError(
+            f"{self.name} cannot write the {column} of task {task_id!r}"
+            f" ({'; '.join(map(str, refusals))}); JsonSerializer() may",
+            task_id=task_id,
+            path=column,
+            type_name=full_name(type(value)),
+        ) from refusals[-1]
 
     def _dump_jsonable(self, value: object) -> bytes:
         return self._dump_described(_to_jsonable(value, self._written_alone))
@@ -203,6 +207,11 @@ class TaskiqSerializerAdapter:
         if not self._writes_json:
             self._serializer.loadb(data)
         return data
+
+    def _dump_shallow(self, value: object) -> bytes:
+        if is_deeper(value, _MAX_DEPTH):
+            raise ValueError(f"it is nested more than {_MAX_DEPTH:,} levels deep")
+        return self._checked_dump(value)
 
     def _describe(self, leaf: object) -> str:
         warnings.warn(

@@ -1,7 +1,8 @@
-"""Where the cycles of a value close, and how much of it is shared."""
+"""Where the cycles of a value close, how much of it is shared, and how deep it is."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import sys
 import types
@@ -52,6 +53,39 @@ def survey(root: object) -> tuple[frozenset[int], int]:
             open_ids.discard(id(holder))
             done.add(id(holder))
     return frozenset(cyclic), len(done)
+
+
+def is_deeper(root: object, levels: int) -> bool:
+    """Whether dicts, lists, tuples and dataclasses are nested deeper than that, or in themselves.
+
+    Walks without recursion.
+    """
+    below = {id(root): levels}  # until it is left: what is met inside of itself is too deep
+    stack = [(root, iter(_nested_in(root)), 0)]
+    while stack:
+        holder, rest, deepest = stack.pop()
+        for child in rest:
+            known = below.get(id(child))
+            if known is None:
+                below[id(child)] = levels
+                stack += (holder, rest, deepest), (child, iter(_nested_in(child)), 0)
+                break
+            deepest = max(deepest, known + 1)
+            if deepest > levels:
+                return True
+        else:
+            below[id(holder)] = deepest
+            if stack:
+                above, others, most = stack.pop()
+                stack.append((above, others, max(most, deepest + 1)))
+        if len(stack) > levels:
+            return True
+    return False
+
+
+def _nested_in(holder: object) -> list[object]:
+    nests = isinstance(holder, (dict, list, tuple)) or dataclasses.is_dataclass(holder)
+    return _referents(holder) if nests else []
 
 
 def _referents(holder: object) -> list[object]:

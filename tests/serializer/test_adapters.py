@@ -4,6 +4,8 @@ import enum
 import json
 import math
 import pickle
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -328,6 +330,42 @@ def test_what_is_nested_deeper_than_taskiq_goes_comes_back(comes_back):
     for _ in range(300):
         value = [value]
     assert comes_back(JSONSerializer(), value) == value
+
+
+def test_what_has_no_plain_data_is_written_by_orjson_itself(comes_back):
+    value = Invoice(7, datetime(2026, 1, 2, tzinfo=timezone.utc))
+    del value.at
+    assert comes_back(ORJSONSerializer(), [value]) == [{"number": 7}]
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        *((named(serializer), "[{'a': 1}, value]") for serializer in EVERY_SERIALIZER),
+        ("ORJSONSerializer", "parts"),
+    ],
+)
+def test_tuples_nested_too_deep_are_an_encode_error(name, result):
+    # in a process of its own: orjson corrupts the memory of one in which it writes such tuples
+    code = f"""
+from taskiq.serializers import {name}
+from taskiq_pg_json.errors import ResultEncodeError
+from taskiq_pg_json.serializer.adapters import as_result_serializer
+
+value = ()
+parts = []  # each of which is in the next one
+for _ in range(3_000):
+    value = (value,)
+    parts.append(value)
+try:
+    as_result_serializer({name}()).encode({{"return_value": {result}}}, task_id="t")
+except ResultEncodeError as exc:
+    print(exc.path)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "return_value\n", "")
 
 
 @pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.DescribedValueWarning")
