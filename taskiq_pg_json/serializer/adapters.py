@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
@@ -21,6 +20,7 @@ from taskiq_pg_json.serializer.cycles import is_deeper
 from taskiq_pg_json.serializer.exceptions.printable import full_name, short_repr
 from taskiq_pg_json.serializer.frames import pack, unpack, writer_of
 from taskiq_pg_json.serializer.json_serializer import JsonSerializer
+from taskiq_pg_json.serializer.probing import drops_fields, is_taskiqs, keeps_objects, writes_json
 from taskiq_pg_json.serializer.protocol import EncodedRow, ResultSerializer
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _ERROR = "error"
 _WRITER = "serializer"
-_PROBE: dict[str, object] = {"probe": [None, True, 1, 1.5, "é", {}]}
 _MAX_DEPTH = 1_000
 """Levels of nesting that a serializer of JSON is given: orjson 3.13 corrupts memory from twice
 as many on, if they are tuples."""
@@ -41,14 +40,8 @@ _JSONABLE_BASE64 = SchemaSerializer(
 )
 
 
-@dataclass
-class _Probe:
-    shown: int = 1
-    _kept: int = 2
-
-
 class DescribedValueWarning(UserWarning):
-    """A serializer refused a value, and its repr was stored instead."""
+    """A serializer refused a value, and its repr or plain data were stored instead."""
 
 
 class TaskiqSerializer(Protocol):
@@ -96,7 +89,8 @@ class TaskiqSerializerAdapter:
 
     One of taskiq's that writes JSON is given JSON-able data (dataclasses and models as dicts, dates
     as text), as taskiq itself makes them: it would leave out fields, and write those that a model
-    hides. Any other one is given the value, and once more as JSON-able data where it refuses it.
+    hides. Any other one is given the value, and once more as JSON-able data where it refuses it;
+    from one that keeps objects, as a pickle does, that is a DescribedValueWarning.
 
     Attributes:
         name: as in ``taskiq:ORJSONSerializer``.
@@ -105,9 +99,10 @@ class TaskiqSerializerAdapter:
     def __init__(self, serializer: TaskiqSerializer) -> None:
         self.name = f"taskiq:{type(serializer).__name__}"
         self._serializer = serializer
-        self._writes_json = _writes_json(serializer)
+        self._writes_json = writes_json(serializer)
+        self._keeps_objects = keeps_objects(serializer)
         self._dumps = [self._checked_dump, self._dump_jsonable]
-        if self._writes_json and (_is_taskiqs(serializer) or _drops_fields(serializer)):
+        if self._writes_json and (is_taskiqs(serializer) or drops_fields(serializer)):
             self._dumps = [self._dump_jsonable, self._dump_shallow]
         self._json = JsonSerializer(fallback=None)
 
@@ -162,9 +157,13 @@ class TaskiqSerializerAdapter:
         refusals: list[Exception] = []
         for dump in self._dumps:
             try:
-                return dump(value)
-            except Exception as exc:  # noqa: BLE001, PERF203 - a serializer of the user's choice
+                data = dump(value)
+            except Exception as exc:  # noqa: BLE001 - a serializer of the user's own choice
                 refusals.append(exc)
+                continue
+            if refusals and self._keeps_objects:
+                self._warn_of_plain(value, refusals[0])
+            return data
         raise ResultEncodeError(
             f"{self.name} cannot write the {column} of task {task_id!r}"
             f" ({'; '.join(map(str, refusals))}); JsonSerializer() may",
@@ -222,6 +221,14 @@ class TaskiqSerializerAdapter:
         )
         return short_repr(leaf)
 
+    def _warn_of_plain(self, value: object, refusal: Exception) -> None:
+        warnings.warn(
+            f"{self.name} cannot hold a {full_name(type(value))} ({refusal}): plain data are stored"
+            " instead. JsonSerializer() keeps most of such values as they are.",
+            DescribedValueWarning,
+            stacklevel=2,
+        )
+
     def _parse(self, data: bytes) -> object:
         """The JSON that the serializer wrote.
 
@@ -269,28 +276,6 @@ class TaskiqSerializerAdapter:
             except Exception as exc:
                 raise _unreadable(self.name, column, task_id, exc, plain) from exc
         return values
-
-
-def _writes_json(serializer: TaskiqSerializer) -> bool:
-    try:
-        written: object = json.loads(serializer.dumpb(_PROBE))
-    except Exception:  # noqa: BLE001 - whatever it does with the probe, it is not JSON
-        return False
-    return written == _PROBE
-
-
-def _is_taskiqs(serializer: TaskiqSerializer) -> bool:
-    module = getattr(type(serializer).dumpb, "__module__", None)
-    return isinstance(module, str) and module.startswith("taskiq.")
-
-
-def _drops_fields(serializer: TaskiqSerializer) -> bool:
-    """Whether it writes dataclasses by itself and not in full, as orjson does."""
-    try:
-        written: object = json.loads(serializer.dumpb(_Probe()))
-    except Exception:  # noqa: BLE001 - likewise
-        return False
-    return written == {"shown": 1}
 
 
 def _to_jsonable(value: object, fallback: Callable[[object], object]) -> object:

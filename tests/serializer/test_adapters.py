@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from decimal import Decimal
+from typing import NamedTuple
 
 import orjson
 import pydantic
@@ -235,6 +236,39 @@ def test_pickle_gives_back_the_very_value(comes_back, value):
     back = comes_back(PickleSerializer(), value)
     assert back == value
     assert type(back) is type(value)
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
+class Doubled(Pair):
+    def __new__(cls, a):
+        return super().__new__(cls, a, a)
+
+
+def local_model():
+    class Local(pydantic.BaseModel):
+        a: int
+
+    return Local(a=3)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [(Doubled(3), [3, 3]), (local_model(), {"a": 3}), ({"rows": [Doubled(3)]}, {"rows": [[3, 3]]})],
+    ids=repr,
+)
+def test_what_pickle_refuses_is_plain_data_with_a_warning(comes_back, value, plain):
+    with pytest.warns(DescribedValueWarning, match=r"PickleSerializer cannot hold .* plain data"):
+        assert comes_back(PickleSerializer(), value) == plain
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_object_in_a_serializer_of_plain_data_gives_no_warning(comes_back):
+    for serializer in (MSGPackSerializer(), CBORSerializer()):
+        assert comes_back(serializer, [Colour.RED, Account("ada", 5)])
 
 
 def test_the_preview_of_a_pickle_can_be_searched(store):
