@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from taskiq_pg_json.serializer.classes import Shape
+    from taskiq_pg_json.serializer.exceptions.decoding import OpenErrors
     from taskiq_pg_json.serializer.lookup import Lookup
     from taskiq_pg_json.serializer.protocol import Node
 
@@ -62,6 +63,7 @@ class Decoder:
 
     Attributes:
         unknown: values so far whose types were not to be had.
+        open_errors: the exceptions whose values are being decoded, for their codec.
     """
 
     def __init__(self, lookup: Lookup, leaves: Callable[[int], object]) -> None:
@@ -72,6 +74,7 @@ class Decoder:
         self._levels: dict[int, int] = {}
         self._below = 0  # levels in the deepest of the parts that were taken
         self.unknown = 0
+        self.open_errors: OpenErrors = []
         self._classes: dict[str, type] = {}
 
     def column_of(self, name: str, plain: object, node: Node | None, parts: object) -> object:

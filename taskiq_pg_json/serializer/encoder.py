@@ -26,6 +26,7 @@ from taskiq_pg_json.serializer.text import EXACT_BELOW
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from taskiq_pg_json.serializer.exceptions.encoding import OpenErrors
     from taskiq_pg_json.serializer.plan import Plan
     from taskiq_pg_json.serializer.protocol import Encoded, Node
 
@@ -54,7 +55,7 @@ class Encoder:
     Attributes:
         leaves: the pickled leaves so far.
         depth: levels of nesting that the walk is in.
-        open_errors: ids of the exceptions that the walk is in.
+        open_errors: the exceptions that the walk is in, for their codec.
         budget: containers that may still be visited.
         room: characters of text that the row may still have, as far as they are counted.
     """
@@ -71,7 +72,7 @@ class Encoder:
         self.depth = 0
         self.budget = 0
         self.room = plan.max_bytes
-        self.open_errors: set[int] = set()
+        self.open_errors: OpenErrors = []
 
     def encode(self, value: object) -> Encoded:
         """Any value."""

@@ -19,11 +19,8 @@ _LEVELS = 2
 def encode_exception(encoder: Encoder, value: BaseException) -> Encoded:
     """An exception, with whatever its arguments and attributes hold.
 
-    One that is met again inside itself is stored as its class and message there.
+    One that is met again inside itself is stored there as where it stands.
     """
-    name_of = encoder.plan.registry.name_of
-    if id(value) in encoder.open_errors:
-        return exceptions.outline_exception(value, name_of)
     depth = encoder.depth
 
     def encode_value(child: object, path: str) -> Encoded:
@@ -41,13 +38,12 @@ def encode_exception(encoder: Encoder, value: BaseException) -> Encoded:
         finally:
             encoder.depth = depth
 
-    encoder.open_errors.add(id(value))
-    try:
-        return exceptions.encode_exception(value, encode_value, name_of)
-    finally:
-        encoder.open_errors.discard(id(value))
+    name_of = encoder.plan.registry.name_of
+    return exceptions.encode_exception(value, encode_value, name_of, encoder.open_errors)
 
 
 def read_exception(decoder: Decoder, plain: object, node: Node | None) -> object:
     """The exception, as its own class or a stand-in of the same name."""
-    return exceptions.decode_exception(plain, node, decoder.decode_at, decoder.find)
+    return exceptions.decode_exception(
+        plain, node, decoder.decode_at, decoder.find, decoder.open_errors
+    )

@@ -5,6 +5,7 @@ import builtins
 import concurrent.futures
 import copy
 import enum
+import functools
 import gc
 import json
 import logging
@@ -14,6 +15,7 @@ import sys
 import threading
 import traceback
 import uuid
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import ClassVar
@@ -83,6 +85,30 @@ class HostileError(Exception):
     @property
     def args(self):
         raise RuntimeError("no args")
+
+
+class FormError(Exception):
+    """As Django's ``ValidationError``: one that is alone is a list of itself."""
+
+    def __init__(self, message, code=None):
+        super().__init__(message, code)
+        if isinstance(message, list):
+            self.error_list = [FormError(text) for text in message]
+        else:
+            self.message, self.code = message, code
+            self.error_list = [self]
+
+    def __str__(self):
+        return repr([error.message for error in self.error_list])
+
+    def __repr__(self):
+        return f"FormError({self})"
+
+
+@dataclass
+class Context:
+    error: BaseException
+    held: object = None
 
 
 class WatchedError(Exception):
@@ -621,13 +647,169 @@ def test_an_error_of_a_class_with_a_codec_is_stored_as_an_error(jsonb_roundtrip)
     assert (back["return_value"].code, back["return_value"].private) == (1, "decoded")
 
 
-def test_an_exception_among_its_own_arguments_is_stored(comes_back):
-    exc = ValueError("self")
+@pytest.mark.parametrize("make", [ValueError, OSError, SlottedError, StopIteration])
+def test_an_exception_that_holds_itself_comes_back_as_one_object(comes_back, make):
+    exc = make("self", "private") if make is SlottedError else make("self")
     exc.args = ("self", exc)
     exc.me = exc
+    exc.errors, exc.by_name, exc.context = [exc], {("a", 1): exc}, Context(exc, held={exc})
+    exc.__notes__ = [exc]
+    if make is SlottedError:
+        exc.code = (exc,)
+    back = comes_back(raised(exc))
+    assert type(back) is make
+    assert back.args == ("self", back)
+    assert back.me is back
+    assert (back.errors, back.by_name) == ([back], {("a", 1): back})
+    assert back.context == Context(back, held={back})
+    assert back.__notes__ == [back]
+    if make is SlottedError:
+        assert (back.code, back.private) == ((back,), "private")
+
+
+@pytest.mark.parametrize("column", ["error", "return_value"])
+def test_errors_that_are_lists_of_themselves_come_back(serializer, jsonb_roundtrip, column):
+    def comes_back(exc):
+        row = jsonb_roundtrip(serializer.encode({column: exc}, task_id="t"))
+        return serializer.decode(row, task_id="t")[column]
+
+    alone, several = FormError("bad", "c"), FormError(["too long", "too odd"])
+    back = comes_back(alone)
+    assert same_error(back, alone)
+    assert back.error_list[0] is back
+    back = comes_back(several)
+    assert same_error(back, several)
+    assert [error.error_list == [error] for error in back.error_list] == [True, True]
+
+
+def test_where_an_error_stands_that_is_met_inside_itself_can_be_read(as_json):
+    exc, other = raised(ValueError("x"), cause=KeyError("k")), LookupError("other")
+    exc.me, exc.other = exc, other
+    other.back, exc.__cause__.held = [exc], {"by": exc, "self": exc.__cause__}
+    plain = as_json(exc)
+    assert plain["attrs"]["me"] == {"same_as": "$"}
+    assert plain["attrs"]["other"]["attrs"] == {"back": [{"same_as": "$", "outer": 1}]}
+    assert plain["cause"]["attrs"]["held"] == {
+        "by": {"same_as": "$"},
+        "self": {"same_as": "$.cause"},
+    }
+
+
+def test_errors_that_hold_each_other_come_back_as_they_were(comes_back):
+    one, two, three = ValueError(1), KeyError(2), LookupError(3)
+    one.next, two.next, three.next = two, [three], Context(one, held=(two, three))
+    three.__cause__, three.__context__ = one, two
+    back = comes_back(one)
+    second = back.next
+    (third,) = second.next
+    assert (type(back), type(second), type(third)) == (ValueError, KeyError, LookupError)
+    assert (third.next.error, third.next.held) == (back, (second, third))
+    assert (third.__cause__, third.__context__) == (back, second)
+
+
+def test_a_cause_may_hold_the_error_that_it_is_the_cause_of(comes_back):
+    exc = raised(ValueError("x"), cause=raised(KeyError("k"), cause=LookupError("l")))
+    exc.__cause__.raised, exc.__cause__.__cause__.raised = [exc], (exc.__cause__, exc)
     back = comes_back(exc)
-    assert type(back) is ValueError
-    assert back.args[0] == "self"
+    cause = back.__cause__
+    assert cause.raised == [back]
+    assert cause.__cause__.raised == (cause, back)
+
+
+def test_an_error_that_is_held_twice_and_not_by_itself_comes_back_twice(comes_back):
+    shared, exc = ValueError("shared"), KeyError("k")
+    shared.me = shared
+    exc.one, exc.two = shared, shared
+    back = comes_back(exc)
+    assert (back.one.me, back.two.me) == (back.one, back.two)
+    assert same_error(back.one, back.two)
+
+
+@needs_groups
+@pytest.mark.parametrize("message", ["g", "nul \0"])
+def test_a_group_that_its_members_and_itself_hold_comes_back(comes_back, message):
+    member, inner_member = ValueError("m"), KeyError("k")
+    inner = Group("inner", (inner_member,))
+    exc = raised(Group(message, [member, inner]))
+    exc.me, inner.me = exc, [inner]
+    member.group, inner_member.groups = exc, {"inner": inner, "outer": exc}
+    exc.another = Group("another", [exc, member])
+    back = comes_back(exc)
+    first, second = back.exceptions
+    assert same_error(back, exc)
+    assert back.args == (message, [first, second])
+    assert (back.me, second.me, first.group) == (back, [second], back)
+    assert second.exceptions[0].groups == {"inner": second, "outer": back}
+    assert back.another.exceptions[0] is back
+
+
+@needs_groups
+def test_a_group_with_its_own_constructor_that_holds_itself_comes_back(comes_back):
+    exc = BatchError([ValueError(1)], 7)
+    exc.me = exc.exceptions[0].batch_error = exc
+    back = comes_back(exc)
+    assert type(back) is BatchError
+    assert (back.message, back.batch) == ("batch 7", 7)
+    assert back.me is back.exceptions[0].batch_error is back
+
+
+def test_a_validation_error_that_holds_itself_is_stored(comes_back):
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Order(number="x")
+    caught.value.me = caught.value
+    back = comes_back(caught.value)
+    assert (type(back), str(back)) == (pydantic.ValidationError, str(caught.value))
+    assert type(back.me).__name__ == "ValidationError"
+
+
+@needs_groups
+@pytest.mark.filterwarnings("ignore")
+def test_an_error_of_an_unknown_class_that_holds_itself_comes_back_as_one_object(comes_back):
+    class LostError(Group):
+        pass
+
+    exc, group = local_class()("gone"), LostError("lost", [ValueError(1)])
+    exc.errors, group.me, exc.group = [exc], group, group
+    group.exceptions[0].group = group
+    back = comes_back(exc)
+    assert isinstance(back, RemoteError)
+    assert back.errors == [back]
+    assert back.plain["attrs"]["errors"] == [{"same_as": "$"}]
+    assert isinstance(back.group, RemoteError)
+    assert back.group.me is back.group.exceptions[0].group is back.group
+
+
+def test_an_error_that_holds_itself_in_a_value_comes_back(serializer, jsonb_roundtrip):
+    exc = raised(ValueError("x"))
+    exc.context = Context(exc)
+    value = {"rows": [{"failed": exc, "at": index} for index in range(40)], "error": exc}
+    row = jsonb_roundtrip(serializer.encode({"return_value": value, "args": [exc]}, task_id="t"))
+    back = serializer.decode(row, task_id="t")
+    for error in [*(r["failed"] for r in back["return_value"]["rows"]), *back["args"]]:
+        assert type(error) is ValueError
+        assert error.context.error is error
+        assert same_error(error, exc)
+
+
+@pytest.mark.parametrize("nested", [70, 200])
+@pytest.mark.filterwarnings("ignore")
+def test_an_error_that_holds_itself_at_the_end_of_deep_nesting_is_stored(comes_back, nested):
+    exc = ValueError("x")
+    exc.held = functools.reduce(lambda value, _: [value], range(nested), exc)
+    exc.me = exc
+    back = comes_back(exc)
+    assert (type(back), str(back)) == (ValueError, "x")
+
+
+def test_what_an_error_held_before_it_could_be_referred_to_is_read(serializer, stored):
+    exc = FormError("bad", "c")
+    row = stored(exc)
+    plain = orjson.loads(row.columns["error"])
+    outline = {"type": "FormError", "module": __name__, "message": "['bad']", "truncated": True}
+    plain["attrs"]["error_list"] = [outline]
+    back = serializer.decode(EncodedRow({"error": orjson.dumps(plain)}, row.types), task_id="t")
+    (inner,) = back["error"].error_list
+    assert (type(inner), inner.args) == (FormError, ("['bad']",))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -996,6 +1178,70 @@ def test_damage_is_a_decode_error(serializer, stored, damage):
         serializer.decode(damaged, task_id="t")
 
 
+@pytest.mark.parametrize(
+    "reference",
+    [
+        {"same_as": "$.nowhere"},
+        {"same_as": 1},
+        {"same_as": None},
+        {"same_as": "$", "outer": 1},
+        {"same_as": "$", "outer": -1},
+        {"same_as": "$", "outer": 2**62},
+        {"same_as": "$", "outer": True},
+        {"same_as": "$", "outer": "1"},
+    ],
+)
+@pytest.mark.parametrize("place", ["args", "attrs", "cause"])
+def test_a_reference_that_leads_nowhere_is_a_decode_error(serializer, stored, reference, place):
+    exc = raised(ValueError(KeyError("k")), cause=KeyError("k"))
+    exc.held = KeyError("k")
+    row = stored(exc)
+    plain = orjson.loads(row.columns["error"])
+    plain[place] = {"args": [reference], "attrs": {"held": reference}, "cause": reference}[place]
+    with pytest.raises(ResultDecodeError):
+        serializer.decode(EncodedRow({"error": orjson.dumps(plain)}, row.types), task_id="t")
+
+
+@pytest.mark.parametrize("column", ["error", "return_value"])
+def test_a_reference_outside_of_any_error_is_a_decode_error(serializer, column):
+    types = {"v": 1, column: "exception:builtins:ValueError"}
+    row = EncodedRow({column: b'{"same_as": "$"}'}, orjson.dumps(types))
+    with pytest.raises(ResultDecodeError):
+        serializer.decode(row, task_id="t")
+
+
+def test_state_that_a_class_refuses_is_not_set_on_an_error_that_is_held(serializer, stored):
+    exc = UnicodeDecodeError("utf-8", b"a", 0, 1, "r")
+    exc.me = exc
+    row = stored(exc)
+    plain = orjson.loads(row.columns["error"])
+    plain["attrs"]["start"] = -(2**40)
+    back = serializer.decode(EncodedRow({"error": orjson.dumps(plain)}, row.types), task_id="t")
+    # its class stays, as it cannot be exchanged any more
+    assert type(back["error"]) is UnicodeDecodeError
+    assert (back["error"].args, back["error"].start) == (exc.args, 0)
+    assert str(back["error"]) == ""
+
+
+@needs_groups
+@pytest.mark.parametrize("where", ["args", "attrs"])
+def test_a_group_whose_message_is_the_group_itself_is_no_group(serializer, stored, where):
+    row = stored(Group("g", [ValueError(1)]))
+    plain, types = orjson.loads(row.columns["error"]), orjson.loads(row.types)
+    held = {
+        "args": ["g"],
+        "attrs": {"message": "g"},
+        where: {"args": [{"same_as": "$"}], "attrs": {"message": {"same_as": "$"}}}[where],
+    }
+    if where == "args":
+        del held["attrs"]
+    node = "exception:builtins:ExceptionGroup"
+    types["error"]["fields"] |= {where: {"items": node}}
+    damaged = EncodedRow({"error": orjson.dumps(plain | held)}, orjson.dumps(types))
+    back = serializer.decode(damaged, task_id="t")["error"]
+    assert isinstance(back, RemoteError)
+
+
 def test_state_that_a_class_refuses_ends_in_a_remote_error(serializer, stored):
     row = stored(UnicodeDecodeError("utf-8", b"a", 0, 1, "r"))
     plain = orjson.loads(row.columns["error"])
@@ -1079,6 +1325,57 @@ def errors(draw, depth=3):
         exc.__cause__ = draw(st.one_of(st.just(exc.__context__), relatives))
         exc.__suppress_context__ = draw(st.booleans())
     return draw(st.sampled_from([exc, raised_plain(exc)]))
+
+
+@st.composite
+def tangles(draw):
+    """A few errors, each of which holds any of them and has any of them behind it."""
+    makes = st.sampled_from([ValueError, KeyError, SlottedError, FormError])
+    number = draw(st.integers(1, 4))
+    tangle = [
+        make(i, i) for i, make in enumerate(draw(st.lists(makes, min_size=number, max_size=number)))
+    ]
+    one = st.sampled_from(tangle)
+    for exc in tangle:
+        exc.held = draw(st.lists(one, max_size=2))
+        exc.args += tuple(draw(st.lists(one, max_size=1)))
+        exc.__cause__ = draw(st.one_of(st.none(), one))
+        exc.__context__ = draw(st.one_of(st.just(exc.__cause__), one))
+    if Group is not None:
+        tangle[0].group = Group(
+            "g", [*draw(st.lists(one, min_size=1, max_size=2)), ValueError("m")]
+        )
+        tangle[0].group.exceptions[-1].held = [*draw(st.lists(one, max_size=1)), tangle[0].group]
+    return tangle[0]
+
+
+def around(exc):
+    """The errors that ``exc`` holds and has behind it, by where."""
+    found = [*getattr(exc, "held", ()), *(arg for arg in exc.args if isinstance(arg, Exception))]
+    found += [*getattr(exc, "exceptions", ()), getattr(exc, "group", None)]
+    return [*found, exc.__cause__, exc.__context__]
+
+
+def check_alike(one, other, met, holders=()):
+    """That the two hold alike errors, and the same one wherever one is inside itself."""
+    assert (one is None) == (other is None)
+    if one is None or (id(one), id(other)) in met:
+        return
+    assert dict(holders).get(id(one), other) is other
+    met.add((id(one), id(other)))
+    assert type(one) is type(other)
+    assert [a for a in one.args if not isinstance(a, (Exception, list))] == [
+        a for a in other.args if not isinstance(a, (Exception, list))
+    ]
+    for a, b in zip(around(one), around(other), strict=True):
+        check_alike(a, b, met, (*holders, (id(one), other)))
+
+
+@given(exc=tangles())
+def test_any_tangle_of_errors_comes_back(serializer, jsonb_roundtrip, exc):
+    row = jsonb_roundtrip(serializer.encode({"return_value": [exc]}, task_id="t"))
+    (back,) = serializer.decode(row, task_id="t")["return_value"]
+    check_alike(exc, back, set())
 
 
 def raised_plain(exc):

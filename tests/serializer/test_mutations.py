@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import builtins
 import copy
 import os
 import random
@@ -48,6 +49,19 @@ def _failure():
         return exc
 
 
+def _tangle():
+    """Errors that hold themselves, and each other."""
+    exc, inner = UnicodeDecodeError("utf-8", b"a", 0, 1, "r"), KeyError("k")
+    exc.errors, exc.inner = [exc], inner
+    inner.back, inner.__context__ = {"outer": exc}, exc
+    exc.__cause__ = LookupError("cause", [exc])
+    group = getattr(builtins, "ExceptionGroup", None)
+    if group is not None:
+        exc.group = group("g", [exc, group("h", [inner, ValueError(1)])])
+        exc.group.exceptions[1].exceptions[1].groups = [exc.group, exc]
+    return exc
+
+
 VALUES = [
     {"plain": [1, "two", None, 3.5, {"deep": [True]}]},
     [
@@ -81,6 +95,7 @@ VALUES = [
     samples.Opaque(1),
     [1, samples.Opaque((1, 2))],
     _failure(),
+    _tangle(),
 ]
 
 ATOMS = [
@@ -119,6 +134,7 @@ ATOMS = [
     {"pickle": 10**9},
     {"type": "tuple", "items": {"type": "tuple"}},
     {"same_as": "$"},
+    {"same_as": "$", "outer": 1},
     {"fields": {"0-3": "datetime", "x": "Decimal"}},
 ]
 NAMES = [

@@ -12,6 +12,8 @@
 ``children``           the members of an exception group
 ``fingerprint``        groups the same failure; on the outermost error only
 ``same_as``            stands alone: the error at that JSON path, met once more
+``outer``              stands with ``same_as``: the path is one of an error further out, which
+                       holds this one in its arguments, attributes or notes; so many errors out
 ``truncated``          stands with type, module and message alone: more errors than are kept
 =====================  =============================================================================
 

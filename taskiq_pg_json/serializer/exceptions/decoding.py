@@ -5,17 +5,27 @@ from __future__ import annotations
 import re
 from collections import deque
 from copy import deepcopy
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 
 from taskiq_pg_json.errors import RemoteError
 from taskiq_pg_json.serializer.exceptions.printable import INTERRUPTS, printable
-from taskiq_pg_json.serializer.exceptions.state import rebuild, restore, set_links, set_notes
+from taskiq_pg_json.serializer.exceptions.state import (
+    empty,
+    fill,
+    rebuild,
+    restore,
+    set_links,
+    set_notes,
+)
 from taskiq_pg_json.serializer.exceptions.tracebacks import parse_traceback
 
 if TYPE_CHECKING:
     from taskiq_pg_json.serializer.protocol import DecodeValue, Node, ResolveClass
 
 _T = TypeVar("_T")
+
+OpenErrors: TypeAlias = "list[_Decoder]"
+"""The errors whose arguments, attributes or notes are being decoded, outermost first."""
 
 _ROOT = "$"
 _MAX_PRINTED = 1_000_000
@@ -24,17 +34,30 @@ _TYPE_NAME = re.compile("exception:.+", re.DOTALL)
 
 
 def decode_exception(
-    plain: object, node: Node | None, decode_value: DecodeValue, resolve: ResolveClass
+    plain: object,
+    node: Node | None,
+    decode_value: DecodeValue,
+    resolve: ResolveClass,
+    open_errors: OpenErrors,
 ) -> BaseException:
     """The exception that ``encode_exception`` wrote, its traceback made of the remote frames.
 
     Where its class cannot be had, or cannot be in the stored state, a ``RemoteError`` named after
-    that class takes its place.
+    that class takes its place. Where it refers to one of ``open_errors``, it is that error, which
+    may be empty so far.
 
     Raises:
         ValueError: plain or node are not what ``encode_exception`` writes.
     """
-    return _Decoder(decode_value, resolve).decode(plain, node)
+    if isinstance(plain, dict) and "same_as" in plain:
+        other, place = _referred(plain, open_errors)
+        return other.error_at(place)
+    decoder = _Decoder(decode_value, resolve, open_errors)
+    open_errors.append(decoder)
+    try:
+        return decoder.decode(plain, node)
+    finally:
+        open_errors.pop()
 
 
 class _Stored(NamedTuple):
@@ -50,16 +73,22 @@ class _Stored(NamedTuple):
 
 
 class _Decoder:
-    def __init__(self, decode_value: DecodeValue, resolve: ResolveClass) -> None:
+    def __init__(
+        self, decode_value: DecodeValue, resolve: ResolveClass, open_errors: OpenErrors
+    ) -> None:
         self._decode_value = decode_value
         self._resolve = resolve
+        self._open_errors = open_errors
         self._stored: dict[str, _Stored] = {}
         self._same_as: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
+        self._empty: dict[str, BaseException | None] = {}
         self._made: dict[str, BaseException] = {}
 
     def decode(self, plain: object, node: Node | None) -> BaseException:
         self._collect(plain, node)
-        self._make_all()
+        for where in self._in_order():
+            self._made[where] = self._make(where)
         for where, stored in self._stored.items():
             self._link(self._made[where], stored)
         return self._made[_ROOT]
@@ -71,7 +100,7 @@ class _Decoder:
             if not isinstance(plain, dict):
                 raise _damaged("an error is a JSON object")
             if where != _ROOT and "same_as" in plain:
-                self._same_as[where] = _text(plain, "same_as")
+                self._refer(plain, where)
                 continue
             name, fields = _read_node(plain, node)
             relatives = [
@@ -95,36 +124,108 @@ class _Decoder:
             self._stored[where] = _Stored(plain, name, fields, where, cause, context, places)
             queue.extend(relatives)
 
-    def _make_all(self) -> None:
-        """Make every error, those of a group before the group, whose members are then fixed."""
+    def _refer(self, plain: dict[str, object], where: str) -> None:
+        other, place = _referred(plain, self._open_errors)
+        if other is self:
+            self._same_as[where] = place
+        else:
+            self._made[where] = other.error_at(place)
+            self._sizes[where] = other.size_at(place)
+
+    def _in_order(self) -> list[str]:
+        """The places of the errors, those of a group's members before the group's."""
         members: dict[str, list[str]] = {}
         groups: dict[str, list[str]] = {}
         for where, stored in self._stored.items():
             members[where] = [self._other(place) for place in stored.children]
             for member in set(members[where]):
                 groups.setdefault(member, []).append(where)
-        lacking = {where: len(set(others)) for where, others in members.items()}
+        lacking = {
+            where: len(set(others).difference(self._made)) for where, others in members.items()
+        }
         ready = [where for where, number in lacking.items() if not number]
-        sizes: dict[str, int] = {}
+        order: list[str] = []
         while ready:
             where = ready.pop()
-            sizes[where] = 1 + sum(sizes[member] for member in members[where])
-            if sizes[where] > _MAX_PRINTED:
+            order.append(where)
+            self._sizes[where] = 1 + sum(self._sizes[member] for member in members[where])
+            if self._sizes[where] > _MAX_PRINTED:
                 raise _damaged("groups that share fewer errors")
-            self._make(where, [self._made[member] for member in members[where]])
             for group in groups.get(where, ()):
                 lacking[group] -= 1
                 if not lacking[group]:
                     ready.append(group)
-        if len(self._made) < len(self._stored):
+        if len(order) < len(self._stored):
             raise _damaged("a group's members are errors beside it")
+        return order
 
-    def _make(self, where: str, members: list[BaseException]) -> None:
+    def error_at(self, place: str) -> BaseException:
+        """The error at a place; one that is not made yet is empty so far."""
+        where = self._other(place)
+        if where in self._made:
+            return self._made[where]
+        if where not in self._empty:
+            self._empty[where] = None
+            self._empty[where] = self._begin(self._stored[where])
+        exc = self._empty[where]
+        if exc is None:
+            raise _damaged("a group's message is text")
+        return exc
+
+    def size_at(self, place: str) -> int:
+        """How many errors print with the one at a place."""
+        return self._sizes[self._other(place)]
+
+    def _begin(self, stored: _Stored) -> BaseException:
+        members = [self.error_at(place) for place in stored.children]
+        cls = self._class_of(stored)
+        if cls is not None:
+            try:
+                return empty(cls, self._group_message(stored) if members else None, members)
+            except INTERRUPTS:
+                raise
+            except BaseException:  # noqa: BLE001, S110 - the stand-in has all that is stored
+                pass
+        return _stand_in(stored)
+
+    def _make(self, where: str) -> BaseException:
         stored = self._stored[where]
         args = self._part(stored, "args", list) or []
         attrs = self._part(stored, "attrs", dict) or {}
+        message = _text(stored.plain, "message")
+        if stored.plain.get("truncated") is True:
+            args = [message]
+        members = [self._made[self._other(place)] for place in stored.children]
+        cls = self._class_of(stored)
+        begun = self._empty.get(where)
+        if cls is not None and not isinstance(begun, RemoteError):
+            try:
+                exc = rebuild(cls, args, attrs, members)
+                # One that others hold already gets nothing that another one has refused.
+                return exc if begun is None else fill(begun, args, attrs, members)
+            except INTERRUPTS:
+                raise
+            except BaseException:  # noqa: BLE001 - likewise
+                if begun is not None:
+                    return restore(begun, args, {})
+        if members:
+            attrs = {**attrs, "exceptions": tuple(members)}
+        return restore(_stand_in(stored) if begun is None else begun, args, attrs)
+
+    def _class_of(self, stored: _Stored) -> type[BaseException] | None:
         cls = self._resolve(stored.name)
-        self._made[where] = _made(cls, stored, args, attrs, members)
+        return cls if cls is not None and issubclass(cls, BaseException) else None
+
+    def _group_message(self, stored: _Stored) -> object:
+        """The message alone: what else a group holds may hold the group."""
+        attrs = stored.plain.get("attrs")
+        if not isinstance(attrs, dict) or "message" not in attrs:
+            return (self._part(stored, "args", list) or [""])[0]
+        node = stored.fields.get("attrs")
+        of_message = _fields(node).get("message")
+        if of_message is None and isinstance(node, dict):
+            of_message = cast("Node | None", node.get("items"))
+        return self._decode_value(attrs["message"], of_message, f"{stored.where[1:]}.attrs.message")
 
     def _part(self, stored: _Stored, key: str, expected: type[_T]) -> _T | None:
         if key not in stored.plain:
@@ -154,33 +255,25 @@ class _Decoder:
     def _other(self, place: str) -> str:
         """The place where the error at ``place`` stands in full."""
         place = self._same_as.get(place, place)
-        if place not in self._stored:
+        if place not in self._stored and place not in self._made:
             raise _damaged(f"there is no error at {place!r}")
         return place
 
 
-def _made(
-    cls: type | None,
-    stored: _Stored,
-    args: list[object],
-    attrs: dict[str, object],
-    members: list[BaseException],
-) -> BaseException:
-    message = _text(stored.plain, "message")
-    if stored.plain.get("truncated") is True:
-        args = [message]
-    if cls is not None and issubclass(cls, BaseException):
-        try:
-            return rebuild(cls, args, attrs, members)
-        except INTERRUPTS:
-            raise
-        except BaseException:  # noqa: BLE001, S110 - the stand-in below has all that is stored
-            pass
+def _referred(plain: dict[str, object], open_errors: OpenErrors) -> tuple[_Decoder, str]:
+    """The error that a reference counts its path from, and the path."""
+    outer = plain.get("outer", 0)
+    if type(outer) is not int or not 0 <= outer < len(open_errors):
+        raise _damaged(f"there are not {outer!r} errors around this one")
+    return open_errors[-1 - outer], _text(plain, "same_as")
+
+
+def _stand_in(stored: _Stored) -> RemoteError:
     module, colon, qualname = stored.name.partition(":")[2].partition(":")
     if not colon:
         module, qualname = (_text(stored.plain, key) for key in ("module", "type"))
-    error = RemoteError.of(printable(module), printable(qualname), message, stored.plain)
-    return restore(error, args, {**attrs, "exceptions": tuple(members)} if members else attrs)
+    message = _text(stored.plain, "message")
+    return RemoteError.of(printable(module), printable(qualname), message, stored.plain)
 
 
 def _read_node(plain: dict[str, object], node: Node | None) -> tuple[str, dict[str, Node]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from taskiq_pg_json.serializer.encoder import OptimismFailedError
 from taskiq_pg_json.serializer.exceptions.fingerprint import fingerprint
@@ -15,7 +15,13 @@ from taskiq_pg_json.serializer.exceptions.printable import (
     printable,
     short_repr,
 )
-from taskiq_pg_json.serializer.exceptions.state import children_of, links_of, notes_of, read_state
+from taskiq_pg_json.serializer.exceptions.state import (
+    can_be_empty,
+    children_of,
+    links_of,
+    notes_of,
+    read_state,
+)
 from taskiq_pg_json.serializer.exceptions.tracebacks import format_traceback
 
 if TYPE_CHECKING:
@@ -25,6 +31,10 @@ if TYPE_CHECKING:
 
     NameOf = Callable[[type], str | None]
 
+OpenErrors: TypeAlias = "list[dict[int, str | None]]"
+"""Of each error that the walk is in, outermost first: the places of it and of those behind it that
+are not written to the end, by their ids; None for one that cannot be referred to."""
+
 _ROOT = "$"
 _MAX_DEPTH = 50
 _MAX_ERRORS = 1000
@@ -32,24 +42,34 @@ _MAX_DESCRIBED = 2_000
 
 
 def encode_exception(
-    exc: BaseException, encode_value: EncodeValue, name_of: NameOf
+    exc: BaseException, encode_value: EncodeValue, name_of: NameOf, open_errors: OpenErrors
 ) -> tuple[dict[str, object], Node]:
-    """``exc``, and every error behind it, as JSON and its node.
+    """``exc``, and every error behind it, as JSON and its node; a reference to one that is open.
 
     ``name_of`` gives the stored name of a class that has one of its own.
 
     Raises:
         OptimismFailedError: the whole row is to be encoded once more; nothing else.
     """
-    plain, node = _Encoder(encode_value, name_of).encode_or_outline(exc, _ROOT, 0)
+    reference = _reference(exc, open_errors, name_of)
+    if reference is not None:
+        return reference
+    encoder = _Encoder(encode_value, name_of, open_errors)
+    open_errors.append(encoder.open)
+    try:
+        plain, node = encoder.encode_or_outline(exc, _ROOT, 0)
+    finally:
+        open_errors.pop()
     plain["fingerprint"] = fingerprint(exc, cast("str", plain["message"]))
     return plain, node
 
 
 class _Encoder:
-    def __init__(self, encode_value: EncodeValue, name_of: NameOf) -> None:
+    def __init__(self, encode_value: EncodeValue, name_of: NameOf, open_errors: OpenErrors) -> None:
         self._encode_value = encode_value
         self._name_of = name_of
+        self._open_errors = open_errors
+        self.open: dict[int, str | None] = {}
         self._seen: dict[int, str] = {}
 
     def encode_or_outline(
@@ -58,6 +78,7 @@ class _Encoder:
         """All of ``exc``, or its class and message where there is no room for more."""
         seen = len(self._seen)
         if depth <= _MAX_DEPTH and seen < _MAX_ERRORS:
+            self.open[id(exc)] = where if can_be_empty(type(exc)) else None
             try:
                 plain, fields = self._encode(exc, where, depth)
             except (OptimismFailedError, *INTERRUPTS):
@@ -68,6 +89,8 @@ class _Encoder:
             else:
                 name = _type_name(exc, self._name_of)
                 return plain, {"type": name, "fields": fields} if fields else name
+            finally:
+                del self.open[id(exc)]
         return outline_exception(exc, self._name_of)
 
     def _encode(
@@ -111,7 +134,24 @@ class _Encoder:
     def _relative(self, exc: BaseException, where: str, depth: int) -> Encoded:
         if id(exc) in self._seen:
             return {"same_as": self._seen[id(exc)]}, None
-        return self.encode_or_outline(exc, where, depth + 1)
+        reference = _reference(exc, self._open_errors, self._name_of)
+        return reference or self.encode_or_outline(exc, where, depth + 1)
+
+
+def _reference(
+    exc: BaseException, open_errors: OpenErrors, name_of: NameOf
+) -> tuple[dict[str, object], Node] | None:
+    """What stands for ``exc`` inside itself; None where it is not open."""
+    for outer, places in enumerate(reversed(open_errors)):
+        if id(exc) in places:
+            place = places[id(exc)]
+            if place is None:
+                return outline_exception(exc, name_of)
+            plain: dict[str, object] = {"same_as": place}
+            if outer:
+                plain["outer"] = outer
+            return plain, _type_name(exc, name_of)
+    return None
 
 
 def _put(plain: dict[str, object], fields: dict[str, Node], key: str, encoded: Encoded) -> None:
@@ -122,7 +162,7 @@ def _put(plain: dict[str, object], fields: dict[str, Node], key: str, encoded: E
 
 def describe_exception(exc: BaseException, name_of: NameOf) -> tuple[dict[str, object], Node]:
     """``exc`` with its traceback and causes, what it holds cut short; never raises."""
-    return encode_exception(exc, _describe, name_of)
+    return encode_exception(exc, _describe, name_of, [])
 
 
 def _describe(value: object, _path: str) -> Encoded:

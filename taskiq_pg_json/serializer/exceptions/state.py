@@ -53,9 +53,13 @@ _GROUP: type[BaseException] | None = getattr(builtins, "BaseExceptionGroup", Non
 
 def children_of(exc: BaseException) -> tuple[BaseException, ...]:
     """The members of an exception group; none of any other exception."""
-    if _GROUP is None or not issubclass(type(exc), _GROUP):
+    if not _is_group(type(exc)):
         return ()
     return cast("tuple[BaseException, ...]", _GROUP.__dict__["exceptions"].__get__(exc))
+
+
+def _is_group(cls: type) -> bool:
+    return _GROUP is not None and issubclass(cls, _GROUP)
 
 
 def links_of(
@@ -117,6 +121,50 @@ def read_state(exc: BaseException) -> tuple[list[object], dict[str, object]]:
     return args, attrs
 
 
+def can_be_empty(cls: type) -> bool:
+    """Whether there can be an exception of ``cls`` before there is what it holds."""
+    return cls is not pydantic_core.ValidationError
+
+
+def empty(
+    cls: type[BaseException], message: object, children: Sequence[BaseException]
+) -> BaseException:
+    """An exception of ``cls`` to ``fill``, made without its ``__init__``.
+
+    ``message`` and ``children`` are those of a group, which cannot be changed any more.
+
+    Raises:
+        Exception: of any kind, where there can be no such exception.
+    """
+    if not can_be_empty(cls):
+        raise TypeError(f"{cls.__name__} is made of what it holds")
+    if _is_group(cls):
+        return cast("Callable[..., BaseException]", _GROUP.__new__)(cls, message, children)
+    return _new(cls)
+
+
+def fill(
+    exc: BaseException,
+    args: Sequence[object],
+    attrs: Mapping[str, object],
+    children: Sequence[BaseException],
+) -> BaseException:
+    """``exc``, an empty one, in that state.
+
+    Raises:
+        Exception: of any kind, where its class cannot be in that state; ``exc`` is between two.
+    """
+    cls = type(exc)
+    if _is_group(cls):
+        if "message" in attrs:
+            attrs = {name: value for name, value in attrs.items() if name != "message"}
+        else:
+            args = args[0], list(children) if len(args) == 1 else tuple(children)
+    if issubclass(cls, psycopg.Error):
+        attrs = server_error_attrs(attrs)
+    return restore(exc, args, attrs)
+
+
 def rebuild(
     cls: type[BaseException],
     args: Sequence[object],
@@ -128,16 +176,13 @@ def rebuild(
     Raises:
         Exception: of any kind, where ``cls`` cannot be in that state.
     """
-    exc: BaseException
     if cls is pydantic_core.ValidationError:
         exc, attrs = validation_error(attrs)
-    elif _GROUP is not None and issubclass(cls, _GROUP):
-        exc, args, attrs = _group(cls, args, attrs, children)
-    else:
-        exc = _new(cls)
-    if issubclass(cls, psycopg.Error):
-        attrs = server_error_attrs(attrs)
-    return restore(exc, args, attrs)
+        return restore(exc, args, attrs)
+    if not _is_group(cls):
+        return fill(_new(cls), args, attrs, children)
+    message = attrs["message"] if "message" in attrs else args[0]
+    return fill(empty(cls, message, children), args, attrs, children)
 
 
 def restore(
@@ -245,17 +290,3 @@ def _group_state(
 
 def _are_the_same(some: Sequence[object], others: Sequence[object]) -> bool:
     return len(some) == len(others) and all(map(is_, some, others))
-
-
-def _group(
-    cls: type[BaseException],
-    args: Sequence[object],
-    attrs: Mapping[str, object],
-    children: Sequence[BaseException],
-) -> tuple[BaseException, Sequence[object], Mapping[str, object]]:
-    new = cast("Callable[..., BaseException]", _GROUP.__new__)
-    if "message" in attrs:
-        rest = {name: value for name, value in attrs.items() if name != "message"}
-        return new(cls, attrs["message"], children), args, rest
-    given = list(children) if len(args) == 1 else tuple(children)
-    return new(cls, args[0], given), (args[0], given), attrs
