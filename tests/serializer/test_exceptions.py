@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import pickle
+import smtplib
 import subprocess
 import sys
 import threading
@@ -336,6 +337,53 @@ def test_typed_arguments_and_attributes_come_back(comes_back):
     back = comes_back(exc)
     assert back.args == exc.args
     assert back.at == exc.at
+
+
+class ReplyError(OSError):
+    """As smtplib's ``SMTPResponseException``: sets ``args`` by itself."""
+
+    def __init__(self, *args):
+        self.args = args
+
+
+class AnyArgumentsError(OSError):
+    def __init__(self, *args):
+        super().__init__(None, None)
+        self.args = args
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        smtplib.SMTPAuthenticationError(535, b"5.7.8 Bad credentials"),
+        smtplib.SMTPSenderRefused(550, b"no", "a@example.com"),
+        smtplib.SMTPRecipientsRefused({"a@example.com": (550, b"no")}),
+        smtplib.SMTPServerDisconnected("gone"),
+        ReplyError(535, "no"),
+        ReplyError(None, None),
+        ReplyError("only text"),
+        ReplyError(),
+        AnyArgumentsError(1, 2, 3),
+        AnyArgumentsError(),
+        OSError(None, None),
+        OSError(5, None),
+        OSError(None, "text"),
+        OSError(None, None, "name"),
+    ],
+    ids=lambda exc: f"{type(exc).__name__}{exc.args!r:.20}",
+)
+def test_an_os_error_says_what_it_said_whoever_set_its_arguments(comes_back, exc):
+    back = comes_back(exc)
+    assert same_error(back, exc)
+    assert (back.args, back.errno, back.strerror) == (exc.args, exc.errno, exc.strerror)
+    assert back.filename == exc.filename
+
+
+def test_an_os_error_whose_arguments_have_no_text_keeps_its_attributes(comes_back):
+    exc = ReplyError(Panicking(), Unreprable())
+    exc.code = 535
+    back = comes_back(exc)
+    assert (type(back), back.code, back.errno) == (ReplyError, 535, None)
 
 
 def test_taskiqs_own_errors_come_back(comes_back):

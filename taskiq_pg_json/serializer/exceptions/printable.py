@@ -18,12 +18,12 @@ _qualname_of = type.__dict__["__qualname__"].__get__
 
 def message_of(exc: BaseException) -> str:
     """``str(exc)``, or a remark on why there is none; at most some 20,000 characters."""
-    return elide(printable(_called(str, exc)), _MAX_MESSAGE)
+    return elide(printable(called(str, exc)), _MAX_MESSAGE)
 
 
 def short_repr(value: object) -> str:
     """``repr(value)``, or a remark on why there is none; at most 200 characters."""
-    text = printable(_called(repr, value))
+    text = printable(called(repr, value))
     return text if len(text) <= _MAX_REPR else text[: _MAX_REPR - 3] + "..."
 
 
@@ -34,7 +34,7 @@ def printable(text: str) -> str:
 
 def names_of(cls: type) -> tuple[str, str]:
     """Module and qualified name of a class, whatever its metaclass does; neither is empty."""
-    module, qualname = (_called(str, get(cls)) for get in (_module_of, _qualname_of))
+    module, qualname = (called(str, get(cls)) for get in (_module_of, _qualname_of))
     return printable(module) or "?", printable(qualname) or "?"
 
 
@@ -51,7 +51,8 @@ def elide(text: str, limit: int) -> str:
     return f"{text[:half]}\n  [... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
 
 
-def _called(text_of: Callable[[object], str], value: object) -> str:
+def called(text_of: Callable[..., str], value: object) -> str:
+    """``text_of(value)``, or a remark on why there is none."""
     try:
         return text_of(value)
     except INTERRUPTS:

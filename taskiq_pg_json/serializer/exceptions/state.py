@@ -24,6 +24,7 @@ from taskiq_pg_json.serializer.exceptions.foreign import (
     validation_error,
     validation_state,
 )
+from taskiq_pg_json.serializer.exceptions.printable import called
 from taskiq_pg_json.serializer.kinds import HEAP_TYPE
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ _COMMON = (object, BaseException, RemoteError)
 # AttributeError.obj may be anything at all: only what is small and plain is kept, where CPython's
 # own pickling keeps nothing.
 _PLAIN_SCALARS = (type(None), bool, int, float, str, bytes)
+
+# What an OSError prints in place of its arguments, if it has both.
+_PRINTED = frozenset({"errno", "strerror"})
 
 # Python 3.10 knows no groups: nothing is one there.
 _GROUP: type[BaseException] | None = getattr(builtins, "BaseExceptionGroup", None)
@@ -108,8 +112,7 @@ def read_state(exc: BaseException) -> tuple[list[object], dict[str, object]]:
     args = list(_ARGS.__get__(exc))
     for name, (member, default) in _members(cls).items():
         value = _value(member, exc)
-        # An errno that was given as None is printed, one that was never given is not.
-        if value is not default or (name in {"errno", "strerror"} and len(args) > 1):
+        if value is not default or (value is None and name in _PRINTED and _prints_them(exc)):
             attrs[name] = value
     if issubclass(cls, AttributeError) and not isinstance(attrs.get("obj"), _PLAIN_SCALARS):
         del attrs["obj"]
@@ -163,6 +166,17 @@ def fill(
     if issubclass(cls, psycopg.Error):
         attrs = server_error_attrs(attrs)
     return restore(exc, args, attrs)
+
+
+def _prints_them(exc: BaseException) -> bool:
+    """Whether an OSError prints its errno and strerror, and not its arguments.
+
+    Those that were given as None are printed; from those that were never given, which are None
+    too, nothing else tells them apart.
+    """
+    return issubclass(type(exc), OSError) and called(OSError.__str__, exc) != called(
+        BaseException.__str__, exc
+    )
 
 
 def rebuild(
