@@ -23,6 +23,15 @@ class Step:
     at: datetime
 
 
+class PanicError(BaseException):
+    """As an extension raises it: no ``Exception``."""
+
+
+class Panicking:
+    def __reduce__(self):
+        raise PanicError("no pickle")
+
+
 def progress(meta=None, state="running"):
     return TaskProgress(state=state, meta=meta)
 
@@ -170,8 +179,11 @@ class TestTracking:
         assert (await backend.get_progress("b")).meta == 2
         assert await backend.get_progress("c") is None
 
-    async def test_a_meta_that_cannot_be_stored_is_an_error_of_the_caller_alone(self, backend):
-        given = [progress("good"), progress(lambda: None), progress("good too")]
+    @pytest.mark.parametrize("meta", [lambda: None, Panicking()], ids=["function", "panic"])
+    async def test_a_meta_that_cannot_be_stored_is_an_error_of_the_caller_alone(
+        self, backend, meta
+    ):
+        given = [progress("good"), progress(meta), progress("good too")]
         outcomes = await asyncio.gather(
             *(backend.set_progress(str(n), one) for n, one in enumerate(given)),
             return_exceptions=True,

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from taskiq_pg_json.serializer import secret
+from taskiq_pg_json.serializer.exceptions.printable import NO_REFUSALS
 from taskiq_pg_json.serializer.kinds import base_among
 from taskiq_pg_json.serializer.text import is_clean
 from taskiq_pg_json.serializer.times import encode_timedelta
@@ -52,7 +53,9 @@ def encode_unknown(encoder: Encoder, value: object) -> Encoded:
         encoder.prepare_to_warn()
     try:
         data = plan.fallback.dumps(value, refuse=secret.refuser(store=plan.store_secrets))
-    except Exception as exc:
+    except NO_REFUSALS:
+        raise
+    except BaseException as exc:
         raise encoder.refusal(value, f"it cannot be pickled either: {exc}") from exc
     if first:
         plan.warned.add(cls)
@@ -74,7 +77,9 @@ def _shown(value: object) -> str:
     """A repr that jsonb can hold, of 200 characters at most."""
     try:
         found = _REPR.repr(value)
-    except Exception:  # noqa: BLE001 - a repr may fail as it likes; the value is in the pickle
+    except NO_REFUSALS:
+        raise
+    except BaseException:  # noqa: BLE001 - a repr may fail as it likes; the value is in the pickle
         found = f"<{type(value).__qualname__}>"
     found = found if len(found) <= _MAX_REPR else f"{found[: _MAX_REPR - 1]}…"
     return found if is_clean(found) else ascii(found)[1:-1][:_MAX_REPR]

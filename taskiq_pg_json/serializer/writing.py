@@ -14,6 +14,7 @@ from taskiq_pg_json.serializer.exceptions import (
     describe_exception,
     outline_exception,
 )
+from taskiq_pg_json.serializer.exceptions.printable import NO_REFUSALS
 from taskiq_pg_json.serializer.jsontext import EMPTY, NUL, dumps, has_nul
 from taskiq_pg_json.serializer.nodes import VERSION
 from taskiq_pg_json.serializer.protocol import EncodedRow
@@ -73,7 +74,10 @@ class RowWriter:
             if name == "error" and isinstance(value, BaseException):
                 data, node = error or self._error(value)
             else:
-                empty = EMPTY.get(type(value))
+                try:
+                    empty = EMPTY.get(type(value))
+                except Exception:  # noqa: BLE001 - a class without a hash, as the walk finds out
+                    empty = None
                 if empty is not None and not value:
                     written[name] = empty
                     continue
@@ -86,9 +90,7 @@ class RowWriter:
                 nodes[name] = node
         types = pickled = None
         if nodes:
-            if self._parts:
-                nodes["parts"] = self._parts
-            types = dumps({"v": VERSION, **nodes})
+            types = self._sidecar(nodes)
         if self._leaves and self._plan.fallback is not None:
             pickled = self._plan.fallback.pack(self._leaves, task_id=self._task_id)
         row = EncodedRow(written, types, pickled)
@@ -98,6 +100,11 @@ class RowWriter:
         self._largest = max(parts, key=lambda name: len(parts[name]))
         self._size = f"{row.size:,}"
         return None
+
+    def _sidecar(self, nodes: Mapping[str, object]) -> bytes:
+        if self._parts:
+            return dumps({"v": VERSION, **nodes, "parts": self._parts})
+        return dumps({"v": VERSION, **nodes})
 
     def _error(self, exc: BaseException) -> tuple[bytes | None, Node | None]:
         """The same of an error: described in brief, should anything go wrong with it."""
@@ -155,9 +162,9 @@ class RowWriter:
             # most text has no backslash at all, and looking for one byte is faster than for six
             if b"\\" not in data or NUL not in data or _is_storable(data, node, ()):
                 return data, node
-        except OverBudgetError:
+        except (OverBudgetError, *NO_REFUSALS):
             raise
-        except Exception:  # noqa: BLE001, S110 - the careful walk finds out, and says where
+        except BaseException:  # noqa: BLE001, S110 - the careful walk finds out, and says where
             pass
         return None
 
@@ -191,9 +198,9 @@ class RowWriter:
                     plain, node = encoder.encode_whole(value)
                 parts = []
             data = dumps(plain)
-        except TangledError:
+        except (TangledError, *NO_REFUSALS):
             raise
-        except Exception as exc:
+        except BaseException as exc:
             del self._leaves[leaves:]
             if isinstance(exc, ResultEncodeError):
                 raise

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import datetime as dt
@@ -278,6 +279,69 @@ def test_a_cycle_is_refused_without_a_fallback():
     loop.append(loop)
     with pytest.raises(ResultEncodeError):
         encoded(loop, JsonSerializer(fallback=None))
+
+
+class Panic(BaseException):
+    """As an extension raises it: no ``Exception``."""
+
+
+class Raising:
+    def __init__(self, error, method="__reduce__"):
+        self.error, self.method = error, method
+
+    def __reduce__(self):
+        if self.method == "__reduce__":
+            raise self.error
+        return Raising, (self.error, self.method)
+
+    def __repr__(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), Panic("no")], ids=repr)
+def test_whatever_a_reduce_raises_is_a_refusal_with_its_path(error):
+    with pytest.raises(ResultEncodeError, match="no") as caught:
+        encoded({"a": [1, Raising(error)]})
+    assert (caught.value.path, caught.value.__cause__) == ("return_value.a[1]", error)
+    assert caught.value.type_name.endswith("Raising")
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), Panic("no")], ids=repr)
+def test_whatever_a_codec_raises_is_a_refusal_with_its_path(error):
+    def encode(_value):
+        raise error
+
+    registry = TypeRegistry()
+    registry.register(samples.Money, name="money", encode=encode, decode=samples.Money)
+    with pytest.raises(ResultEncodeError, match="no") as caught:
+        encoded([samples.Money(1, "EUR")], JsonSerializer(registry))
+    assert caught.value.path == "return_value[0]"
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize("error", [ValueError("no"), Panic("no")], ids=repr)
+def test_whatever_a_repr_raises_the_value_is_stored(error):
+    row = encoded([Raising(error, "__repr__")])
+    assert b"<Raising" in row.columns["return_value"]
+    assert row.pickled is not None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+def test_what_is_meant_for_the_process_or_the_task_is_no_refusal(error):
+    with pytest.raises(error):
+        encoded([Raising(error())])
+
+
+class Unhashable(type):
+    __hash__ = None
+
+
+@pytest.mark.parametrize("hold", [lambda v: v, lambda v: [1, v], lambda v: {"a": v}])
+@pytest.mark.parametrize("column", ["return_value", "meta"])
+def test_a_value_whose_class_has_no_hash_is_refused(hold, column):
+    value = hold(Unhashable("Odd", (), {})())
+    with pytest.raises(ResultEncodeError, match="unhashable"):
+        JsonSerializer().encode({column: value}, task_id="t")
 
 
 def test_a_row_larger_than_max_bytes_is_refused_by_name():

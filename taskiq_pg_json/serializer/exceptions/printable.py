@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
 
 INTERRUPTS = (KeyboardInterrupt, SystemExit)
 """What is meant for the process, wherever it turns up; the panics of an extension are not."""
+
+NO_REFUSALS = (*INTERRUPTS, CancelledError)
+"""What a value's own code may raise that says nothing of whether the value can be stored."""
 
 _MAX_REPR = 200
 _MAX_MESSAGE = 20_000
