@@ -26,10 +26,19 @@ TaskiqPgJsonError
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class TaskiqPgJsonError(Exception):
     """The root of every error of this package."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Without __init__, which Exception's own would call with the message alone.
+        cls = type(self)
+        return cls.__new__, (cls,), {**self.__dict__, "args": self.args}
 
 
 class ConfigurationError(TaskiqPgJsonError, ValueError):
@@ -134,7 +143,7 @@ class RemoteError(TaskiqPgJsonError):
 
     def __reduce__(self) -> tuple[object, ...]:
         cls = type(self)
-        state = {**self.__dict__, "args": self.args}
+        *_, state = super().__reduce__()
         return RemoteError.of, (cls.__module__, cls.__qualname__, self.message, self.plain), state
 
 
@@ -167,10 +176,11 @@ class WaitTimeoutError(TaskiqPgJsonError, TimeoutError):
         pending: the ids of those that have not.
     """
 
-    def __init__(self, pending: tuple[str, ...], timeout: float) -> None:
-        shown = ", ".join(pending[:3]) + ("…" if len(pending) > 3 else "")  # noqa: PLR2004 - a few
-        super().__init__(f"Not ended after {timeout:g} s: {shown} ({len(pending)} in all).")
-        self.pending = pending
+    def __init__(self, pending: Iterable[str], timeout: float) -> None:
+        self.pending = tuple(pending)
+        count = len(self.pending)
+        shown = ", ".join(self.pending[:3]) + ("…" if count > 3 else "")  # noqa: PLR2004 - a few
+        super().__init__(f"Not ended after {timeout:g} s: {shown} ({count} in all).")
 
 
 class EmbeddedPostgresError(TaskiqPgJsonError):

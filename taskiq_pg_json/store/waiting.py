@@ -50,7 +50,7 @@ class Waiter:
                         return
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
-                    raise WaitTimeoutError(tuple(pending), timeout or 0.0)
+                    raise WaitTimeoutError(pending, timeout or 0.0)
                 ended, look_again = await subscription.changes(left)
 
     async def _look(self, task_ids: list[str], deadline: float | None) -> set[str]:
