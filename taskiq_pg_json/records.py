@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from typing_extensions import TypeVar
@@ -118,7 +119,8 @@ class TaskRecord(Generic[ReturnT]):
     """One task as the store knows it.
 
     The times are aware and in UTC. ``return_value``, ``error``, ``args``, ``kwargs``, ``labels``
-    and ``progress`` are decoded when first asked for.
+    and ``progress`` are decoded when first asked for, and all of them when the record is pickled or
+    deep-copied.
 
     Raises:
         ResultDecodeError: from those six, when what stands in the row cannot be decoded.
@@ -175,12 +177,37 @@ class TaskRecord(Generic[ReturnT]):
 
     def decoded_by(self, wrap: Callable[[Decode], Decode]) -> TaskRecord[ReturnT]:
         """The same record with another way to decode its values, which is given the present one."""
-        return replace(self, _decode=wrap(self._decode))
+        return replace(self, _decode=wrap(self._decode), _values={})
+
+    def __copy__(self) -> TaskRecord[ReturnT]:
+        return replace(self, _values=self._values.copy())
+
+    def __getstate__(self) -> tuple[None, dict[str, object]]:
+        # Decoded, as nobody else has the store that would do it.
+        errors = {column: error for column in _DECODED if (error := self._refusal(column))}
+        state = {each.name: getattr(self, each.name) for each in fields(self)}
+        return None, {**state, "_decode": partial(_decoded, self._values, errors), "_values": {}}
+
+    def _refusal(self, column: str) -> Exception | None:
+        try:
+            self._value(column)
+        except Exception as error:  # noqa: BLE001 - which is raised when the column is asked for
+            return error
+        return None
 
     def _value(self, column: str) -> object:
         if column not in self._values:
             self._values[column] = self._decode(column)
         return self._values[column]
+
+
+_DECODED = ("return_value", "error", "args", "kwargs", "labels", "progress")
+
+
+def _decoded(values: Mapping[str, object], errors: Mapping[str, Exception], column: str) -> object:
+    if column in errors:
+        raise errors[column]
+    return values[column]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
+import pickle
 from contextlib import AsyncExitStack
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -17,6 +19,8 @@ from taskiq_pg_json import (
     FilterError,
     NotLoadedError,
     Outcome,
+    Progress,
+    ResultDecodeError,
     ResultStore,
     SearchTimeoutError,
     Status,
@@ -514,6 +518,52 @@ async def test_one_bad_row_does_not_break_its_page(shop, admin, table_name):
     with pytest.raises(Exception, match="order-1"):
         _ = bad.return_value
     assert bad.task_name == "shop:ship"
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda page: pickle.loads(pickle.dumps(page))])
+async def test_a_page_is_the_same_where_it_was_pickled_or_deep_copied(store, way):
+    await orders(store, count=3)
+    await finish(store, "failed", error=PaymentError("no", 7))
+    await store.set_progress("order-1", Progress("half", {"at": NOW}))
+    page = await store.search()
+    twin = way(page)
+    assert twin == page
+    for record, again in zip(page.items, twin.items, strict=True):
+        for column in ("return_value", "args", "kwargs", "labels", "progress"):
+            assert getattr(again, column) == getattr(record, column)
+        assert (type(again.error), str(again.error)) == (type(record.error), str(record.error))
+
+
+async def test_a_pickled_record_still_says_which_column_it_has_not(shop, admin, table_name):
+    admin.execute(
+        f'UPDATE {table_name} SET types = \'{{"v": 1, "return_value": 7}}\''
+        " WHERE task_id = 'order-1'"
+    )
+    page = await shop.search(load=["return_value", "args"], limit=2)
+    good, bad = pickle.loads(pickle.dumps(page)).items
+    assert good.return_value.customer_id == "c0"
+    assert bad.args == [1, {"retry": 1}]
+    with pytest.raises(ResultDecodeError, match="order-1") as caught:
+        _ = bad.return_value
+    assert (caught.value.task_id, caught.value.path) == ("order-1", "return_value")
+    with pytest.raises(NotLoadedError, match="no kwargs here"):
+        _ = bad.kwargs
+
+
+async def test_a_copied_record_decodes_by_itself(shop):
+    record = await shop.get("order-1")
+    twin = copy.copy(record)
+    assert twin == record
+    assert twin.return_value == record.return_value
+    assert twin.return_value is not record.return_value
+
+
+async def test_a_pickled_record_can_be_decoded_in_another_way(shop):
+    record = pickle.loads(pickle.dumps(await shop.get("order-1")))
+    args = record.args
+    again = record.decoded_by(lambda decode: lambda column: (column, decode(column)))
+    assert again.args == ("args", args)
+    assert record.args == args
 
 
 async def test_a_column_that_was_left_out_says_so(shop):
