@@ -394,6 +394,33 @@ def test_a_version_that_no_table_can_have_is_refused(since):
         ResultStore().schema_sql(since=since)
 
 
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        ("CREATE TABLE {} (task_id varchar UNIQUE, result bytea, progress bytea)", "table"),
+        ("CREATE VIEW {} AS SELECT 'a' AS task_id", "view"),
+        ("CREATE MATERIALIZED VIEW {} AS SELECT 'a' AS task_id", "materialized view"),
+        ("CREATE SEQUENCE {}", "sequence"),
+        ("CREATE TYPE {} AS (task_id text)", "composite type"),
+        ("CREATE TABLE {} (task_id text) PARTITION BY LIST (task_id)", "table"),
+    ],
+)
+async def test_what_a_foreign_relation_s_error_says_is_all_that_has_to_be_done(
+    start, admin, schema_name, made, kind
+):
+    name = 'the "é" ' + "e" * 54  # and no room for more
+    admin.execute(sql.SQL(made).format(quoted(schema_name, name)))
+    with pytest.raises(ForeignTableError) as caught:
+        await start(schema=schema_name, table_name=name)
+    message = str(caught.value)
+    assert message.startswith(f"The {kind} {schema_name}.{name} exists")
+    assert "COMMENT" not in message
+    assert ("docs/how-to/move-from-taskiq-postgres.md" in message) == (kind == "table")
+    (statement,) = re.findall(r"ALTER .*?;", message)
+    admin.execute(statement)
+    await drive(await start(schema=schema_name, table_name=name))
+
+
 @pytest.mark.parametrize("migrate", ["auto", "verify"])
 @pytest.mark.parametrize(("made", "asked"), [("Uuid", "VarChar"), ("Text", "Uuid")])
 async def test_task_ids_of_another_type_than_the_table_has_are_refused(
@@ -414,7 +441,8 @@ async def test_a_comment_that_was_changed_is_not_the_end_of_a_table(start, admin
     admin.execute(sql.SQL("COMMENT ON TABLE {} IS 'ours'").format(quoted(table_name)))
     with pytest.raises(ForeignTableError, match="comment") as caught:
         await start()
-    restore = str(caught.value).partition("run ")[2].removesuffix(".")
+    assert "taskiq-postgres" not in str(caught.value)
+    (restore,) = re.findall(r"COMMENT .*?;", str(caught.value))
     admin.execute(restore)
     await drive(await start())
 
@@ -483,6 +511,23 @@ async def test_a_role_that_cannot_write_results_is_told_so_when_it_starts(
     writer = await start(limited, schema=schema_name, table_name="shop", migrate="verify")
     await drive(writer)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("migrate", ["auto", "verify"])
+async def test_a_role_that_may_not_use_the_schema_is_told_what_to_run(
+    start, limited, admin, schema_name, migrate
+):
+    role = conninfo_to_dict(limited)["user"]
+    await start(schema=schema_name)
+    rights = sql.SQL(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {0} TO {1};"
+        "REVOKE USAGE ON SCHEMA {0} FROM {1}"
+    )
+    admin.execute(rights.format(quoted(schema_name), quoted(role)))
+    with pytest.raises(SchemaError, match="permission denied for schema") as caught:
+        await start(limited, schema=schema_name, migrate=migrate)
+    admin.execute(str(caught.value).partition("run ")[2])
+    await drive(await start(limited, schema=schema_name, migrate=migrate))
 
 
 async def test_a_role_without_ddl_rights_is_told_what_to_run_when_tables_are_missing(

@@ -13,6 +13,19 @@ SELECT found.oid, obj_description(found.oid, 'pg_class'),
 FROM (SELECT to_regclass(%(table)s)::oid) AS wanted (oid)
 LEFT JOIN pg_class AS found ON found.oid = wanted.oid;
 
+-- in_the_way --
+-- What bears the table's name and no comment of ours: its kind; both as they stand in an ALTER; and whether it
+-- is a table that has the columns of the results.
+SELECT type, upper(replace(type, 'composite ', '')) || ' ' || identity,
+       type = 'table' AND ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = %(oid)s::oid)
+           @> '{task_id,task_name,worker,status,return_value,error,args,kwargs,labels,log,execution_time,
+                queued_at,started_at,finished_at,expires_at,types,pickled,serializer}'::text[]
+FROM pg_identify_object('pg_class'::regclass, %(oid)s::oid, 0);
+
+-- role_in_use --
+-- This role, as it stands in a GRANT.
+SELECT quote_ident(current_user);
+
 -- schema_lock --
 -- True once this transaction alone may change the schema of that table.
 SELECT pg_try_advisory_xact_lock(

@@ -71,7 +71,7 @@ class Schema:
         """Return the version in the database; 0 when there is no table.
 
         Raises:
-            ForeignTableError: there is a table of that name, and it is not ours.
+            ForeignTableError: something bears that name, and it is not ours.
             SchemaError: its task ids are of a type that does not go with the one asked for.
         """
         tables = {
@@ -84,12 +84,7 @@ class Schema:
             return 0
         match = _COMMENT_PATTERN.match(comment or "")
         if match is None:
-            raise ForeignTableError(
-                f"The table {self._names} exists, and its comment does not say that taskiq-pg-json "
-                "made it: it is left as it is. Give another table_name=, or rename that table. "
-                "Where it is ours and the comment was changed, "
-                f"run {self._set_version(self.needed_version).as_string()}."
-            )
+            raise await self._foreign(connection, oid)
         self._check_task_id(id_type)
         if denied is not None:  # no error: it may be here to read
             logger.warning(
@@ -112,7 +107,7 @@ class Schema:
         Raises:
             SchemaError: the role may not, or the table is not ours to use.
         """
-        found = await self.found_version(connection)
+        found = await self._looked_up_version(connection)
         if found >= self.needed_version:
             return
         try:
@@ -131,8 +126,9 @@ class Schema:
 
         Raises:
             SchemaVersionError: they are older, or absent.
+            SchemaError: the role may not look for them, or the table is not ours to use.
         """
-        found = await self.found_version(connection)
+        found = await self._looked_up_version(connection)
         if found < self.needed_version:
             state = (
                 f"is at schema version {found}"
@@ -160,6 +156,42 @@ class Schema:
         if self._names.schema is not None and not since:
             steps.insert(0, self._names.bind(queries()["create_schema"] + ";\n"))
         return "\n".join(step.as_string() for step in steps)
+
+    async def _looked_up_version(self, connection: AsyncConnection[Any]) -> int:
+        """Return the version in the database, as ``found_version`` does.
+
+        Raises:
+            SchemaError: the role may not look into the schema, too.
+        """
+        try:
+            return await self.found_version(connection)
+        except InsufficientPrivilege as error:
+            if self._names.schema is None:
+                raise
+            ((role,),) = await _fetch(connection, "role_in_use", {})
+            schema = sql.Identifier(self._names.schema).as_string()
+            raise SchemaError(
+                f"This role may not look for the table {self._names}: "
+                f"{error.diag.message_primary}. As the owner of the schema, run "
+                f"GRANT USAGE ON SCHEMA {schema} TO {role};"
+            ) from error
+
+    async def _foreign(self, connection: AsyncConnection[Any], oid: int) -> ForeignTableError:
+        """Return the error of what bears the table's name, with the ways out that there are."""
+        ((kind, altered, may_be_ours),) = await _fetch(connection, "in_the_way", {"oid": oid})
+        aside = sql.Identifier(self._names.derived("old")).as_string()
+        restored = self._set_version(self.needed_version).as_string()
+        ours = f" Where it is ours and only the comment was changed, run {restored};"
+        page = "docs/how-to/move-from-taskiq-postgres.md"
+        others = f" Where it is taskiq-postgres's, {page} tells more."
+        return ForeignTableError(
+            f"The {kind} {self._names} exists, and its comment does not say that taskiq-pg-json "
+            "made it: it is left as it is."
+            + (ours if may_be_ours else "")
+            + " Give another table_name=, or move it aside: "
+            + f"ALTER {altered} RENAME TO {aside};"
+            + (others if kind == "table" and not may_be_ours else "")
+        )
 
     async def _upgrade_in_turn(self, connection: AsyncConnection[Any]) -> bool:
         """Upgrade between the transactions that use the tables: while it waits, none can begin."""
