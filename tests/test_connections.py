@@ -23,6 +23,7 @@ from taskiq_pg_json import (
     Outcome,
     ResultStore,
 )
+from taskiq_pg_json.store.retrying import is_transient
 
 
 async def nothing_stored(backend):
@@ -103,6 +104,7 @@ class TestDsn:
             "mysql://ann:secret@localhost/shop",
             "host=localhost password=secret dbname",
             "postgresql://ann:secret@localhost/shop?sslmod=require",
+            "postgresql://ann:secret\ud800@localhost/shop",
         ],
     )
     def test_a_dsn_that_cannot_be_parsed_is_refused_and_its_password_not_shown(self, dsn):
@@ -110,6 +112,37 @@ class TestDsn:
             JsonbResultBackend(dsn)
         assert "secret" not in str(caught.value)
         assert caught.value.__suppress_context__
+
+    @pytest.mark.parametrize(
+        ("given", "wrong"),
+        [
+            ("postgresql://ann:top@secret@localhost/shop", "an @ in its host"),
+            ("postgresql://ann:top@secret@localhost,other/shop", "an @ in its host"),
+            ("postgresql://ann:secret/top@localhost:5432/shop", "a port that is not a number"),
+            ("postgresql://ann@localhost:secret/shop", "a port that is not a number"),
+            ("host=a,b port=5432,secret", "a port that is not a number"),
+            ("postgresql://localhost/shop?connect_timeout=secret", "a connect_timeout that is not"),
+        ],
+    )
+    async def test_what_is_cut_out_of_a_password_is_no_host_and_no_port(self, start, given, wrong):
+        with pytest.raises(ConfigurationError, match=f"dsn= has {wrong}.*%40 and %2F") as caught:
+            JsonbResultBackend(given)
+        assert "secret" not in str(caught.value)
+        with pytest.raises(ConfigurationError, match=wrong):
+            await start(lambda: given)
+
+    @pytest.mark.parametrize(
+        "dsn",
+        [
+            "postgresql://ann:top%40sec%2Fret@localhost/shop",
+            "postgresql://@/shop?host=/run/a@b",
+            "host=@abstract",
+            "postgresql://a:5432,b/shop",
+            "host=a,b port=5432, connect_timeout=2.5",
+        ],
+    )
+    def test_a_host_may_be_a_socket_and_a_port_may_be_left_out(self, dsn):
+        JsonbResultBackend(dsn)
 
     @pytest.mark.parametrize(
         ("dsn", "meant"),
@@ -214,6 +247,8 @@ class TestDsn:
             {"kwargs": "application_name=shop"},
             {"kwargs": {"nonsense": 1}},
             {"kwargs": [("port", 1)]},
+            {"kwargs": {"port": "x"}},
+            {"kwargs": {"connect_timeout": "soon"}},
             {"max_idle": "600"},
             {"timeout": "1"},
             {"timeout": -1},
@@ -246,6 +281,37 @@ class TestDsn:
         backend = JsonbResultBackend(make_conninfo(dsn, **parameters))
         with pytest.raises(psycopg.OperationalError, match="invalid"):
             await asyncio.wait_for(backend.startup(), 5)
+
+    async def test_a_service_that_is_not_defined_is_not_waited_for(self):
+        backend = JsonbResultBackend("service=no_such_service")
+        with pytest.raises(psycopg.OperationalError, match="service"):
+            await asyncio.wait_for(backend.startup(), 5)
+
+    async def test_a_server_without_ssl_is_not_tried_again_where_ssl_is_required(
+        self, dsn, proxied
+    ):
+        there = proxied[0].info
+        conninfo = make_conninfo(dsn, host=there.host, port=there.port, sslmode="require")
+        with pytest.raises(psycopg.OperationalError, match="SSL was required") as refused:
+            await psycopg.AsyncConnection.connect(conninfo)
+        assert not is_transient(refused.value)
+
+    @pytest.mark.parametrize(
+        ("failures", "is_tried_again"),
+        [
+            (["fe_sendauth: no password supplied"], False),
+            (["session is not read-only"], True),
+            (["fe_sendauth: no password supplied"] * 2, False),
+            (["Connection refused", "fe_sendauth: no password supplied"], True),
+        ],
+    )
+    def test_it_is_tried_again_while_one_of_the_hosts_may_still_answer(
+        self, failures, is_tried_again
+    ):
+        lines = ["Multiple connection attempts failed. All failures were:"]
+        lines += [f"- host: 'a', port: None, hostaddr: '::1': {failure}" for failure in failures]
+        message = "\n".join([failures[-1], *(lines if len(failures) > 1 else [])])
+        assert is_transient(psycopg.OperationalError(message)) is is_tried_again
 
     def test_arguments_of_a_pool_that_is_lent_belong_to_the_pool(self):
         pool = psycopg_pool.AsyncConnectionPool(open=False)

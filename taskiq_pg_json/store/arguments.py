@@ -13,6 +13,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from taskiq_pg_json.errors import ConfigurationError
+from taskiq_pg_json.store.dsn import wrong_parameter
 
 _PARAMETERS = frozenset(inspect.signature(AsyncConnectionPool).parameters) - {
     "conninfo",
@@ -82,6 +83,8 @@ def _check_connect_kwargs(given: object) -> None:
         raise ConfigurationError(
             f"kwargs={{{', '.join(map(repr, given))}}}: {str(error).strip()}."
         ) from error
+    if wrong := wrong_parameter(given):
+        raise ConfigurationError(f"kwargs= has {wrong}.")
 
 
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeGuard
 
@@ -109,8 +109,8 @@ def _parsed(dsn: str) -> dict[str, Any]:
         ConfigurationError: it cannot be parsed; nothing of it is shown, for its password's sake.
     """
     try:
-        return dict(conninfo_to_dict(_without_driver(dsn)))
-    except psycopg.ProgrammingError as error:
+        parsed = dict(conninfo_to_dict(_without_driver(dsn)))
+    except (psycopg.ProgrammingError, UnicodeEncodeError) as error:
         unknown = _UNKNOWN_OPTION.match(str(error))  # or a part of a password that has a space
         known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
         meant = get_close_matches(unknown[1], known, 1, cutoff=0.75) if unknown else None
@@ -119,3 +119,27 @@ def _parsed(dsn: str) -> dict[str, Any]:
             "key=value pairs, as host=localhost dbname=shop"
             f"{f' (is {meant[0]} meant?)' if meant else ''}."
         ) from None
+    if wrong := wrong_parameter(parsed):
+        raise ConfigurationError(
+            f"dsn= has {wrong}. If it is a URL whose password has an @ or a /, write these as %40 "
+            "and %2F."
+        )
+    return parsed
+
+
+def wrong_parameter(parameters: Mapping[str, object]) -> str | None:
+    """Say what is wrong with connection parameters that libpq lets pass; None where nothing is.
+
+    Of a URL whose password is not encoded they hold parts of that: none is shown.
+    """
+    hosts = str(parameters.get("host") or "").split(",")
+    if any("@" in host[1:] and not host.startswith("/") for host in hosts):
+        return "an @ in its host"
+    ports = str(parameters.get("port") or "").split(",")
+    if not all(re.fullmatch(r"\s*[+-]?\d*\s*", port) for port in ports):
+        return "a port that is not a number"
+    try:
+        int(float(str(parameters.get("connect_timeout", 0))))
+    except (ValueError, OverflowError):
+        return "a connect_timeout that is not a number"
+    return None

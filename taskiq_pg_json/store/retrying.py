@@ -78,8 +78,18 @@ _NOT_NOW = (
     "cannot connect to server",
 )
 
-# What libpq says of a parameter that no server will make right, and PgBouncer in statement mode.
-_NEVER = re.compile(r"invalid (port number|\S+ value|integer value)|transaction blocks not allowed")
+# What libpq says of what no time will make right, and PgBouncer in statement mode. Not so of
+# target_session_attrs: a standby may be promoted.
+_NEVER = re.compile(
+    r"invalid (port number|\S+ value|integer value)"
+    r"|no password supplied"
+    r"|server (does not|doesn't) support (SSL|GSSAPI encryption), but"
+    r"|root certificate file .* does not exist"
+    r"|definition of service .* not found|service file .* not found"
+    r"|transaction blocks not allowed"
+)
+# Before what psycopg says of each, where several hosts or addresses have failed.
+_EACH_ATTEMPT = "\n- host: "
 
 
 async def retry(
@@ -146,7 +156,7 @@ def is_transient(error: psycopg.Error) -> bool:
         return True
     state = error.sqlstate
     if state is not None:
-        is_lost = state.startswith("08") and _NEVER.search(str(error)) is None
+        is_lost = state.startswith("08") and not _is_hopeless(str(error))
         return is_lost or state in _TRANSIENT_STATES
     if not isinstance(error, psycopg.OperationalError):
         return False
@@ -154,7 +164,13 @@ def is_transient(error: psycopg.Error) -> bool:
     message = str(error)
     if "FATAL" in message:
         return any(phrase in message for phrase in _NOT_NOW)
-    return _NEVER.search(message) is None
+    return not _is_hopeless(message)
+
+
+def _is_hopeless(message: str) -> bool:
+    """Whether no host of those that were tried can ever answer otherwise."""
+    _, *attempts = message.split(_EACH_ATTEMPT)
+    return all(map(_NEVER.search, attempts or [message]))
 
 
 def is_loss(error: psycopg.Error) -> bool:
