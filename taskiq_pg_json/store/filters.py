@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from taskiq_pg_json.store.fragments import Fragments
+
+
+ValueT = TypeVar("ValueT")
+
+Several: TypeAlias = Sequence[ValueT] | AbstractSet[ValueT]
+"""What a filter may be given where any of several values will do."""
 
 
 class FilterArguments(TypedDict, total=False):
@@ -46,16 +52,16 @@ class FilterArguments(TypedDict, total=False):
     The filters on errors look among the failures, unless ``status`` says otherwise.
     """
 
-    task_name: str | Sequence[str]
-    status: Status | str | Sequence[Status | str]
-    worker: str | Sequence[str]
+    task_name: str | Several[str]
+    status: Status | str | Several[Status | str]
+    worker: str | Several[str]
     since: datetime | timedelta
     until: datetime | timedelta
     min_duration: float | timedelta
     max_duration: float | timedelta
-    error_type: str | type[BaseException] | Sequence[str | type[BaseException]]
+    error_type: str | type[BaseException] | Several[str | type[BaseException]]
     message: str
-    fingerprint: str | Sequence[str]
+    fingerprint: str | Several[str]
     return_value: object
     args: Sequence[object]
     kwargs: Mapping[str, object]
