@@ -12,7 +12,7 @@ from taskiq.depends.progress_tracker import TaskProgress, TaskState
 from taskiq.exceptions import ResultGetError
 from typing_extensions import TypeVar
 
-from taskiq_pg_json.errors import TaskiqPgJsonError, TaskNotFoundError
+from taskiq_pg_json.errors import ConfigurationError, TaskiqPgJsonError, TaskNotFoundError
 from taskiq_pg_json.executions import taken_task_info
 from taskiq_pg_json.records import Outcome, Progress
 from taskiq_pg_json.store import Migrate, ResultStore
@@ -102,6 +102,8 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         long_poll: float | None = None,
         **pool_kwargs: Any,  # noqa: ANN401 - they are the pool's own
     ) -> None:
+        if not isinstance(keep_results, int):  # as 0 and 1 are too
+            raise ConfigurationError(f"keep_results={keep_results!r}: give True or False.")
         self._dsn = dsn
         self.keep_results = keep_results
         self.table_name = table_name

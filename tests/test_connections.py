@@ -240,6 +240,8 @@ class TestDsn:
     @pytest.mark.parametrize(
         "arguments",
         [
+            {"keep_results": "shop_results"},
+            {"keep_results": None},
             {"min_size": 5, "max_size": 2},
             {"min_size": -1},
             {"max_size": "10"},

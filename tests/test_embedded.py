@@ -17,7 +17,7 @@ from servers import DEBIAN
 
 from taskiq_pg_json.embedded import EmbeddedPostgres
 from taskiq_pg_json.embedded.guard import __file__ as guard_script
-from taskiq_pg_json.errors import EmbeddedPostgresError
+from taskiq_pg_json.errors import ConfigurationError, EmbeddedPostgresError
 
 SETTINGS = {"fsync": "off"}
 OLD = DEBIAN / "15" / "bin"
@@ -298,6 +298,21 @@ def test_root_may_keep_it_where_others_cannot_look(place):
 def test_a_missing_parent_is_named(place):
     with pytest.raises(EmbeddedPostgresError, match=f"{place / 'no'} is no directory. Make it"):
         EmbeddedPostgres(place / "no" / "pg").start()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"path": None},
+        {"path": "a\0b"},
+        {"path": "~no_such_user/pg"},
+        {"path": "pg", "settings": "fsync"},
+        {"path": "pg", "settings": 5},
+    ],
+)
+def test_an_argument_that_cannot_work_is_named_at_once(arguments):
+    with pytest.raises(ConfigurationError, match=f"{next(reversed(arguments))}=.*: give "):
+        EmbeddedPostgres(**arguments)
 
 
 def test_a_file_in_the_way_is_named(place):

@@ -296,6 +296,7 @@ async def test_every_search_works_without_any_index(pool, table_name, admin):
         assert len(await store.failures()) == 1
 
 
-async def test_an_index_that_there_is_not_is_refused(pool):
+@pytest.mark.parametrize("indexes", [["jsonb"], "json", 5, [["json"]]])
+async def test_an_index_that_there_is_not_is_refused(pool, indexes):
     with pytest.raises(ConfigurationError, match="expires_at, failures, finished_at, json"):
-        ResultStore(pool=pool, indexes=["jsonb"])
+        ResultStore(pool=pool, indexes=indexes)

@@ -90,10 +90,16 @@ async def test_a_wait_that_runs_out_names_the_tasks_that_have_not_ended(store):
     assert caught.value.pending == (ids[2],)
 
 
-@pytest.mark.parametrize("ids", ["nope", b"nope"])
-async def test_one_id_that_is_no_list_is_refused(store, ids):
+@pytest.mark.parametrize("ids", ["nope", b"nope", None, 7])
+async def test_what_is_no_list_of_ids_is_refused(store, ids):
     for call in (store.get_many(ids), store.wait(ids), anext(store.as_completed(ids))):
         with pytest.raises(InvalidTaskIdError, match=r"task_ids=.*list"):
+            await call
+
+
+async def test_a_timeout_that_is_no_time_is_refused(store):
+    for call in (store.wait(["a"], timeout="1"), anext(store.as_completed(["a"], timeout="1"))):
+        with pytest.raises(ConfigurationError, match=r"timeout='1': give seconds"):
             await call
 
 

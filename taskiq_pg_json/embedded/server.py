@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +24,9 @@ from psycopg.pq import PGconn, Ping
 
 from taskiq_pg_json.embedded import guard, host
 from taskiq_pg_json.embedded.users import Users
-from taskiq_pg_json.errors import EmbeddedPostgresError
+from taskiq_pg_json.errors import ConfigurationError, EmbeddedPostgresError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from typing_extensions import Self
 
 _SUPERUSER = "postgres"
@@ -60,6 +59,9 @@ class EmbeddedPostgres:
         binaries: the directory of another PostgreSQL's programs, such as
             ``/usr/lib/postgresql/15/bin``; by default the extra's.
         settings: server settings, such as ``{"fsync": "off"}``, for when this object starts it.
+
+    Raises:
+        ConfigurationError: an argument that cannot work.
     """
 
     def __init__(
@@ -69,7 +71,14 @@ class EmbeddedPostgres:
         binaries: str | os.PathLike[str] | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        self.path = Path(path).expanduser().resolve()
+        try:
+            self.path = Path(path).expanduser().resolve()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"path={path!r}: give the path of a directory ({error})."
+            ) from error
+        if not isinstance(settings, Mapping | None):
+            raise ConfigurationError(f"settings={settings!r}: give a dict of server settings.")
         self._data = self.path / "data"
         self._binaries = binaries
         self._settings = dict(settings or {})

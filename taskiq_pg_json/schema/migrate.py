@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -20,7 +21,7 @@ from taskiq_pg_json.schema.files import indexes, migrations, queries, views
 from taskiq_pg_json.schema.plain_cursor import PlainCursor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from psycopg import AsyncConnection
 
@@ -50,8 +51,10 @@ class Schema:
     """
 
     def __init__(self, names: Names, wanted_indexes: Collection[str] | None = None) -> None:
-        unknown = sorted(set(wanted_indexes or ()) - set(indexes()))
-        if unknown or isinstance(wanted_indexes, str):
+        names_indexes = isinstance(wanted_indexes, Collection | None) and all(
+            name in list(indexes()) for name in wanted_indexes or ()
+        )
+        if isinstance(wanted_indexes, str) or not names_indexes:
             raise ConfigurationError(
                 f"indexes={wanted_indexes!r}: give some of {', '.join(indexes())}, as a list."
             )

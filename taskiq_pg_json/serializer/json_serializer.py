@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
 
 from taskiq_pg_json.errors import ConfigurationError
@@ -65,8 +66,8 @@ class JsonSerializer:
             )
         if isinstance(allow, str):
             raise ConfigurationError(f"allow={allow!r} is one text: give a list, [{allow!r}].")
-        if not all(isinstance(pattern, str) for pattern in allow):
-            raise ConfigurationError(f"allow={allow!r}: give patterns of names, as text.")
+        if not isinstance(allow, Collection) or not all(isinstance(each, str) for each in allow):
+            raise ConfigurationError(f"allow={allow!r}: give a list of patterns of names, as text.")
         if type(max_bytes) is not int or max_bytes < 1:
             raise ConfigurationError(f"max_bytes={max_bytes!r}: give a number of bytes.")
         self.registry = TypeRegistry() if registry is None else registry

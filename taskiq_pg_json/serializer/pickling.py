@@ -42,7 +42,8 @@ class PickleFallback:
         if keys is not None and not _are_keys(keys):
             raise ConfigurationError(
                 f"PickleFallback(key=…) needs keys of at least {_MIN_KEY} bytes,"
-                " such as secrets.token_bytes(32), one or a list of them."
+                " such as secrets.token_bytes(32), or text without lone surrogates: one or a list"
+                " of them."
             )
         self._keys = tuple(map(_as_bytes, keys or ()))
 
@@ -117,11 +118,14 @@ def _offset(value: Any) -> timedelta | None:  # noqa: ANN401 - a datetime or tim
 
 
 def _are_keys(keys: object) -> bool:
-    return (
-        isinstance(keys, Sequence)
-        and bool(keys)
-        and all(isinstance(key, str | bytes) and len(_as_bytes(key)) >= _MIN_KEY for key in keys)
-    )
+    return isinstance(keys, Sequence) and bool(keys) and all(map(_is_key, keys))
+
+
+def _is_key(key: object) -> bool:
+    try:
+        return isinstance(key, str | bytes) and len(_as_bytes(key)) >= _MIN_KEY
+    except UnicodeEncodeError:
+        return False
 
 
 def _as_bytes(key: str | bytes) -> bytes:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 from uuid import UUID
 
 from taskiq_pg_json.errors import InvalidTaskIdError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MAX_TASK_ID_BYTES = 1000
 """With a name as long, what a B-tree of PostgreSQL holds: a third of a page."""
@@ -67,8 +64,10 @@ def listed(task_ids: Iterable[str]) -> list[str]:
     """Return several ids.
 
     Raises:
-        InvalidTaskIdError: it is one, which would be taken letter by letter.
+        InvalidTaskIdError: it is one, which would be taken letter by letter, or none.
     """
     if isinstance(task_ids, str | bytes):
         raise InvalidTaskIdError(f"task_ids={task_ids!r} is one id: give a list, [{task_ids!r}].")
+    if not isinstance(task_ids, Iterable):
+        raise InvalidTaskIdError(f"task_ids={task_ids!r}: give a list of ids.")
     return list(task_ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from taskiq_pg_json.errors import WaitTimeoutError
+from taskiq_pg_json.errors import ConfigurationError, WaitTimeoutError
 from taskiq_pg_json.store.hurry import SlowError, given_up_after
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ class Waiter:
 
         Raises:
             WaitTimeoutError: some have not ended after ``timeout`` seconds.
+            ConfigurationError: the timeout is no time.
         """
+        if not isinstance(timeout, float | int | None):
+            raise ConfigurationError(f"timeout={timeout!r}: give seconds, or None for no limit.")
         pending = dict.fromkeys(task_ids)
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._listener.subscribed(pending) as subscription:

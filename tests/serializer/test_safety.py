@@ -690,7 +690,9 @@ def test_keys_are_rotated():
         old.decode(pickled_row(new), task_id="t")
 
 
-@pytest.mark.parametrize("key", ["", b"short", [], 12345, [20], [KEY, None], {KEY: 1}])
+@pytest.mark.parametrize(
+    "key", ["", b"short", [], 12345, [20], [KEY, None], {KEY: 1}, "sixteen letters \ud800"]
+)
 def test_a_key_that_protects_nothing_is_refused(key):
     with pytest.raises(ConfigurationError, match="key"):
         PickleFallback(key=key)

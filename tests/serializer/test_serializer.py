@@ -190,7 +190,14 @@ def test_a_registry_that_is_none_is_refused(registry):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"max_bytes": "1"}, {"max_bytes": 0}, {"max_bytes": True}, {"allow": [samples]}]
+    "arguments",
+    [
+        {"max_bytes": "1"},
+        {"max_bytes": 0},
+        {"max_bytes": True},
+        {"allow": [samples]},
+        {"allow": None},
+    ],
 )
 def test_an_argument_that_cannot_work_is_named(arguments):
     with pytest.raises(ConfigurationError, match=rf"{next(iter(arguments))}=.*: give .*\.$"):
