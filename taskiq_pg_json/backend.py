@@ -124,6 +124,9 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         )
         self.serializer: Any = self.store.serializer if serializer is None else serializer
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self.store.names}, {self.store.serializer.name}>"
+
     @property
     def dsn(self) -> str | None:
         """The dsn; a callable is called for it.

@@ -173,6 +173,12 @@ class TestAttributes:
         assert backend.dsn == "postgresql://ada:hunter2@host/shop"
         assert "hunter2" not in f"{backend!r} {backend}"
 
+    def test_it_says_which_table_it_is_of_and_never_where(self):
+        backend = JsonbResultBackend("postgresql://ann:secret@host/shop", schema="shop")
+        assert repr(backend) == "<JsonbResultBackend on shop.taskiq_results, json>"
+        assert repr(backend.store) == "<ResultStore on shop.taskiq_results, json>"
+        assert repr(backend.serializer) == "<JsonSerializer json>"
+
     def test_a_dsn_that_has_to_be_awaited_is_refused(self):
         async def dsn():
             return "host=localhost"

@@ -80,6 +80,9 @@ class JsonSerializer:
         )
         self._make_plan()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
     def _make_plan(self) -> None:
         self._version = self.registry.version  # first: a class may be registered meanwhile
         self._plan = Plan(

@@ -119,6 +119,9 @@ class ResultStore(Searchable):
         self._make_parts()
         self._connections.watch_forks(self._forget_parents)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self.names}, {self.serializer.name}>"
+
     async def __aenter__(self) -> Self:
         await self.startup()
         return self
