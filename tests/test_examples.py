@@ -14,8 +14,9 @@ EXAMPLES = ROOT / "docs" / "examples"
 def example(dsn, schema_name, tmp_path):
     """Runs an example on the test server; its tables are in a schema of the test's own."""
 
-    def run_example(name):
+    def run_example(name, **variables):
         env = os.environ | {"TASKIQ_PG_JSON_DSN": inside(dsn, schema_name), "COLUMNS": "80"}
+        env |= variables
         return run(EXAMPLES / name, tmp_path, env)
 
     return run_example
@@ -65,11 +66,20 @@ class TestProgress:
         assert list(row.values()) == ["SUCCESS", "halfway", 50, "Half are solved"]
 
 
+@pytest.fixture
+def demo(example, admin):
+    """Runs the demo, one at a time on a server, and drops its schema afterwards."""
+    admin.execute("SET lock_timeout = 0; SELECT pg_advisory_lock(1, 1); RESET lock_timeout")
+    yield lambda **variables: example("demo.py", **variables)
+    admin.execute("DROP SCHEMA IF EXISTS taskiq_pg_json_demo CASCADE")
+    admin.execute("SELECT pg_advisory_unlock(1, 1)")
+
+
 class TestDemo:
-    def test_it_shows_all_that_it_promises_whatever_a_former_run_has_left(self, example, admin):
+    def test_it_shows_all_that_it_promises_whatever_a_former_run_has_left(self, demo, admin):
         admin.execute("CREATE SCHEMA taskiq_pg_json_demo")
         admin.execute("CREATE TABLE taskiq_pg_json_demo.taskiq_results (left_by text)")
-        printed = example("demo.py")
+        printed = demo()
         for line in [
             r"import_catalogue .* 100% done",
             r"count_stock .* 80% shelf 80 is in no plan of the shop",
@@ -85,5 +95,12 @@ class TestDemo:
             assert re.search(line, printed), line
         assert max(map(len, printed.splitlines())) <= 80
         [[tasks]] = admin.execute("SELECT count(*) FROM taskiq_pg_json_demo.taskiq_results")
-        admin.execute("DROP SCHEMA taskiq_pg_json_demo CASCADE")
         assert tasks == 75
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+    def test_a_narrow_terminal_without_unicode_gets_every_line_in_full(self, demo, encoding):
+        printed = demo(PYTHONIOENCODING=encoding, COLUMNS="60")
+        words = " ".join(printed.split())
+        assert "(return_value ->> 'issued_at')::timestamptz(0) AS issued_at FROM" in words
+        assert "largest: Decimal = max(row.return_value.total for row in page.items)" in words
+        assert max(map(len, printed.splitlines())) <= 60

@@ -9,10 +9,12 @@ import inspect
 import json
 import logging
 import os
+import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from io import TextIOWrapper
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -52,6 +54,8 @@ class Order(NamedTuple):
 
 
 def main() -> None:
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where it is not UTF-8
     logging.getLogger("taskiq").setLevel(logging.CRITICAL)  # some tasks are meant to fail
     with (
         running_server() as dsn,
@@ -249,7 +253,7 @@ def ask(connection: psycopg.Connection, query: str, *values: object) -> Rows:
 
 def print_code(text: str, language: str) -> None:
     code = textwrap.dedent(text).strip()
-    syntax = Syntax(code, language, theme="ansi_dark", background_color="default")
+    syntax = Syntax(code, language, theme="ansi_dark", background_color="default", word_wrap=True)
     console.print(Padding(syntax, (0, 2)))
 
 
