@@ -17,14 +17,17 @@ from psycopg.conninfo import make_conninfo
 import taskiq_pg_json
 from taskiq_pg_json import (
     F,
+    FailureGroup,
     ForeignTableError,
     JsonbResultBackend,
     JsonSerializer,
     Outcome,
+    Page,
     PickleFallback,
     Progress,
     ResultStore,
     SchemaVersionError,
+    StatsRow,
     TaskInfo,
     TaskInfoMiddleware,
     TaskRecord,
@@ -291,9 +294,10 @@ class TestReferencesAreComplete:
             module, _, name = path.rpartition(".")
             assert issubclass(getattr(importlib.import_module(module), name), UserWarning)
 
-    def test_every_field_of_a_record_has_its_place(self):
-        fields = {field.name for field in dataclasses.fields(TaskRecord)}
-        properties = {name for name, _ in inspect.getmembers(TaskRecord, inspect.isdatadescriptor)}
+    @pytest.mark.parametrize("cls", [TaskRecord, Page, Progress, Outcome, StatsRow, FailureGroup])
+    def test_every_field_of_a_record_has_its_place(self, cls):
+        fields = {field.name for field in dataclasses.fields(cls)}
+        properties = {name for name, _ in inspect.getmembers(cls, inspect.isdatadescriptor)}
         public = {name for name in fields | properties if not name.startswith("_")}
         assert public <= coded("reference/store.md")
 
