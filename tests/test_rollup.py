@@ -338,7 +338,7 @@ async def test_a_replica_of_all_tables_keeps_up_and_can_take_over(published, con
             await publisher.execute(insert, [MIDNIGHT])
         await arrives(rows, 31)
         await arrives(left, 30)
-        assert await total(replica) == 31
+        assert (await replica.refresh_rollup(), await total(replica)) == (0, 31)
         await store.refresh_rollup()
         await arrives(left, 0)
         assert await total(replica) == 31
@@ -658,6 +658,55 @@ async def test_a_role_that_may_not_use_the_rollup_writes_late_rows_and_has_stati
         admin.execute(f"GRANT SELECT ON {parts} TO {role}")
         write(admin, table_name, id="again")
         assert await total(limited) == 8
+
+
+@pytest.mark.parametrize("by", [False, True], ids=["owner counts", "role counts"])
+async def test_a_role_that_row_security_limits_counts_its_own_rows_and_for_itself(
+    store, admin, table_name, worker, by
+):
+    fill(admin, table_name, hours=3)
+    role = psycopg.conninfo.conninfo_to_dict(worker)["user"]
+    parts = ", ".join(f"{table_name}{part}" for part in ("", "_rollup", "_rollup_hours",
+                                                        "_rollup_marks"))  # fmt: skip
+    admin.execute(
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {parts} TO {role};"
+        f"ALTER TABLE {table_name} ENABLE ROW LEVEL SECURITY;"
+        f"CREATE POLICY own ON {table_name} USING (task_name = 'task 0')"
+    )
+    async with ResultStore(worker, table_name=table_name, migrate="off") as limited:
+        if by:
+            assert (await total(limited), await limited.refresh_rollup()) == (2, 0)
+            assert counted(admin, table_name) == 0
+        assert await store.refresh_rollup() > 0
+        assert (await total(limited), await total(store)) == (2, 6)
+        admin.execute(f"DELETE FROM {table_name} WHERE task_id = 'task-0'")
+        assert (await total(limited), await total(store)) == (1, 5)
+
+
+async def test_a_rollup_whose_marks_row_security_hides_is_not_used(
+    store, admin, table_name, worker
+):
+    fill(admin, table_name, hours=3)
+    await store.refresh_rollup()
+    role = psycopg.conninfo.conninfo_to_dict(worker)["user"]
+    parts = ", ".join(f"{table_name}{part}" for part in ("", "_rollup", "_rollup_hours",
+                                                        "_rollup_marks"))  # fmt: skip
+    admin.execute(
+        f"GRANT SELECT ON {parts} TO {role};"
+        f"ALTER TABLE {table_name}_rollup_marks ENABLE ROW LEVEL SECURITY"
+    )
+    write(admin, table_name)
+    async with ResultStore(worker, table_name=table_name, migrate="off") as limited:
+        assert await total(limited) == 7
+
+
+async def test_nothing_is_counted_in_a_session_that_only_reads(store, dsn, admin, table_name):
+    fill(admin, table_name, hours=3)
+    kwargs = {"options": "-c default_transaction_read_only=on"}
+    async with ResultStore(dsn, table_name=table_name, kwargs=kwargs) as reading:
+        assert (await reading.refresh_rollup(), await total(reading)) == (0, 6)
+        await store.refresh_rollup()
+        assert (await reading.refresh_rollup(), await total(reading)) == (0, 6)
 
 
 async def test_marks_are_left_whatever_the_writer_s_search_path(pool, dsn, schema_name):

@@ -158,6 +158,21 @@ async def test_a_role_that_may_read_the_views_needs_nothing_else(store, reader, 
         reader.execute(f"UPDATE {table_name}_failures SET task_id = 'x'")
 
 
+async def test_policies_hold_in_views_that_were_told_so(store, reader, admin, table_name):
+    await orders(store, 10)
+    admin.execute(
+        f"ALTER TABLE {table_name} ENABLE ROW LEVEL SECURITY;"
+        f"CREATE POLICY own ON {table_name} USING (task_name = 'shop:ship')"
+    )
+    seen = f"SELECT sum(total) FROM {table_name}_stats"
+    assert reader.execute(seen).fetchone() == (10,)
+    admin.execute(
+        f"ALTER VIEW {table_name}_stats SET (security_invoker = true);"
+        f"GRANT SELECT ON {table_name} TO {READER}_{table_name}"
+    )
+    assert reader.execute(seen).fetchone() == (3,)
+
+
 @pytest.mark.usefixtures("store")
 async def test_every_column_of_every_view_is_explained(admin, table_name):
     undocumented = admin.execute(

@@ -46,6 +46,12 @@ TO analyst;
 Where functions are not everybody's to run, `outcomes` and `running` need
 `GRANT EXECUTE ON FUNCTION {table}_progress_percent, {table}_progress_text TO analyst;`.
 
+Views read with the rights of their owner, whom policies (row security) do not limit: a reader sees
+the rows of all. Where each role is to see its own, give `{table}` and `{table}_progress` a policy
+each, set `ALTER VIEW {table}_outcomes SET (security_invoker = true)` on each of the views, and
+grant `SELECT` on the tables as well. An upgrade that makes a view anew takes the option away: set
+it again.
+
 ## What is quick
 
 Conditions on `task_id`, `task_name`, `status = 'FAILURE'` and `finished_at`, and the order by

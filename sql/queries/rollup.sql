@@ -1,9 +1,12 @@
 -- rollup_access --
--- Whether the rollup is kept, whether it may be read, and whether it may be written. It is kept where its
--- tables are, where late rows can leave marks (whatever was renamed or given to another owner: the names in
--- a function's body stay what they were) and its triggers fire for all that is written, and where an index
--- finds the rows of an hour. What a subscription brings is written by none but it.
+-- Whether the rollup is kept, whether the role may read it, whether it may write it, and whether it can be
+-- written here. It is kept where its tables are, where late rows can leave marks (whatever was renamed or given
+-- to another owner: the names in a function's body stay what they were) and its triggers fire for all that is
+-- written, and where an index finds the rows of an hour; and for a role that sees all rows: others would count
+-- a part for all. What a subscription brings is written by none but it.
 SELECT count(part.id) = 3
+           AND NOT row_security_active(to_regclass({results_literal}))
+           AND NOT bool_or(row_security_active(part.id))
            AND EXISTS (
                SELECT FROM pg_proc AS mark
                JOIN pg_namespace AS home ON home.oid = mark.pronamespace
@@ -29,10 +32,9 @@ SELECT count(part.id) = 3
                  AND index.indpred IS NULL AND sorted.attname = 'finished_at') AS kept,
        bool_and(has_table_privilege(part.id, 'SELECT')) AS readable,
        bool_and(has_table_privilege(part.id, 'INSERT') AND has_table_privilege(part.id, 'UPDATE')
-                AND has_table_privilege(part.id, 'DELETE'))
-           AND current_setting('transaction_read_only') = 'off'
-           AND NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = any (array_agg(part.id)))
-           AS writable
+                AND has_table_privilege(part.id, 'DELETE')) AS writable,
+       current_setting('transaction_read_only') = 'off'
+           AND NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = any (array_agg(part.id))) AS here
 FROM (VALUES (to_regclass({rollup_literal})), (to_regclass({rollup_hours_literal})),
              (to_regclass({rollup_marks_literal}))) AS part (id);
 

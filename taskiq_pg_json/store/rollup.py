@@ -85,10 +85,10 @@ class Rollup:
             return False
         limit = None if timeout is None else timeout * _SHARE_IN_PASSING
         with suppress(*_TROUBLE):
-            ((kept, readable, writable),) = await self._fetch("rollup_access", limit)
+            ((kept, readable, writable, here),) = await self._fetch("rollup_access", limit)
             if not kept or not readable:
                 return False
-            if writable:
+            if writable and here:
                 with suppress(*_TROUBLE):
                     counted = await self._refresh_some(
                         1, wait=_FOR_WRITERS_IN_PASSING, timeout=limit
@@ -101,9 +101,12 @@ class Rollup:
         return False
 
     async def refresh(self, timeout: float | None) -> int:
-        """Count the hours that are due, each once and a few at a time; how many they were."""
-        ((kept, *_),) = await self._fetch("rollup_access")
-        if not kept:
+        """Count the hours that are due, each once and a few at a time; how many they were.
+
+        Who may not write the rollup is told so by the server.
+        """
+        ((kept, _, _, here),) = await self._fetch("rollup_access")
+        if not kept or not here:
             return 0
         deadline = None if timeout is None else time.monotonic() + timeout
         counted: set[datetime] = set()

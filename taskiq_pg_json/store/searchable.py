@@ -172,7 +172,8 @@ class Searchable:
             timeout: seconds after which no further hour is begun; None for no limit.
 
         Returns:
-            How many hours were counted.
+            How many hours were counted: none in a session that only reads, nor for a role from
+            which row security may hide results.
 
         Raises:
             psycopg.errors.InsufficientPrivilege: the role may not write the rollup.
