@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from psycopg import sql
@@ -58,10 +59,25 @@ def wide(admin, seeded):
     admin.execute(
         f"INSERT INTO {table} SELECT * FROM {seeded}.{seeded};"
         f"UPDATE {table} SET return_value = return_value || jsonb_build_object("
-        "    'paid', substr(task_id, 6)::int > 500, 'text', repeat('x', 1100))"
+        "    'paid', substr(task_id, 6)::int > 500, 'text', repeat('x', 1100));"
+        f"UPDATE {table} SET return_value = NULL WHERE finished_at IS NULL"
     )
     admin.execute(f"VACUUM ANALYZE {table}")
     return name
+
+
+@pytest.fixture
+async def backlog_plans(pool, admin, seeded, wide):
+    """Likewise, with tasks that wait; two of them have values nevertheless, written by hand."""
+    table = f"{seeded}.{wide}"
+    admin.execute(
+        f"INSERT INTO {table} (task_id, status, return_value) SELECT 'wait-' || i, 'QUEUED', "
+        """CASE WHEN i IN (7, 77) THEN '{"paid": true, "order_id": 0}'::jsonb END """
+        f"FROM generate_series(1, 800) AS i; ANALYZE {table}"
+    )
+    async with ResultStore(pool=pool, table_name=wide, schema=seeded, migrate="verify") as store:
+        yield Explained(store)
+    admin.execute(f"DELETE FROM {table} WHERE task_id LIKE 'wait-%'; ANALYZE {table}")
 
 
 @pytest.fixture
@@ -219,6 +235,29 @@ async def test_what_most_large_values_have_is_found_by_a_walk(wide_plans, where)
     wide_plans.found.clear()
     await wide_plans.store.search(limit=PAGE, **filters)
     assert wide_plans.rows_read <= ROWS / 2
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"where": F.return_value["paid"].is_(True)},
+        {"where": "$.paid == true"},
+        {"return_value": {"paid": True}},
+        {"return_value": {"paid": True}, "where": F.return_value["order_id"] >= 0},
+    ],
+    ids=str,
+)
+async def test_what_most_have_is_found_behind_a_backlog_that_does_not_have_it(
+    backlog_plans, filters
+):
+    expected = ["wait-77", "wait-7", *(f"task-{number}" for number in range(501, 540))]
+    search = partial(backlog_plans.store.search, limit=PAGE, load=[], **filters)
+    page = await search()
+    assert ids(page) == expected[:PAGE]
+    assert backlog_plans.rows_read <= ROWS / 2
+    following = await search(cursor=page.next_cursor)
+    assert ids(following) == expected[PAGE : 2 * PAGE]
+    assert ids(await search(cursor=following.previous_cursor)) == expected[:PAGE]
 
 
 async def test_a_stream_of_several_tasks_sorts_no_rows(plans):

@@ -20,8 +20,9 @@ LIMIT %(limit)s::bigint
 -- page_by_index --
 -- Likewise where an index finds what a JSON column holds. The planner knows nothing of the contents of large
 -- values, and takes each hundredth row to match. So the page is looked for among the rows that come next;
--- where they do not fill it, among all that match, which the index finds, unless they are many; and else by
--- walking on. The search by the index is planned as if all that match were wanted.
+-- where they do not fill it, among all that match, which the index finds, unless they are many; else among more
+-- rows that come next, those left out where the columns are NULL, as of tasks that wait; and else as the planner
+-- sees fit. The search by the index is planned as if all that match were wanted.
 WITH near AS MATERIALIZED (
     SELECT {page_columns}
     FROM (
@@ -37,10 +38,22 @@ WITH near AS MATERIALIZED (
     SELECT result.task_id, result.finished_at FROM {results} AS result WHERE {conditions}
 ), hits AS MATERIALIZED (
     SELECT * FROM matching LIMIT 5000
+), far AS MATERIALIZED (
+    SELECT result.task_id, result.finished_at
+    FROM (
+        SELECT result.* FROM {results} AS result
+        WHERE {walked} AND {present} AND {position}
+        ORDER BY {order}
+        LIMIT 100 * %(limit)s::bigint
+    ) AS result
+    WHERE {conditions}
+    ORDER BY {order}
+    LIMIT %(limit)s::bigint
 ), way AS MATERIALIZED (
     SELECT CASE WHEN (SELECT count(*) FROM near) = %(limit)s::bigint THEN 'near'
                 WHEN {has_json_index} AND (SELECT count(*) FROM hits) < 5000 THEN 'hits'
-                ELSE 'walk' END AS taken
+                WHEN (SELECT count(*) FROM far) = %(limit)s::bigint THEN 'far'
+                ELSE 'any' END AS taken
 )
 SELECT result.*
 FROM (
@@ -49,8 +62,12 @@ FROM (
     SELECT {page_columns}
     FROM (
         SELECT result.task_id
-        FROM hits AS result
-        WHERE (SELECT taken FROM way) = 'hits' AND {position}
+        FROM (
+            SELECT * FROM hits WHERE (SELECT taken FROM way) = 'hits'
+            UNION ALL
+            SELECT * FROM far WHERE (SELECT taken FROM way) = 'far'
+        ) AS result
+        WHERE {position}
         ORDER BY {order}
         LIMIT %(limit)s::bigint
     ) AS hit
@@ -60,7 +77,7 @@ FROM (
     UNION ALL (
         SELECT {page_columns}
         FROM {results} AS result
-        WHERE (SELECT taken FROM way) = 'walk' AND {conditions} AND {position}
+        WHERE (SELECT taken FROM way) = 'any' AND {conditions} AND {position}
         ORDER BY {order}
         LIMIT %(limit)s::bigint)
 ) AS result

@@ -12,7 +12,7 @@ from taskiq_pg_json.errors import FilterError, SerializationError
 from taskiq_pg_json.schema import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from taskiq_pg_json.serializer.protocol import ResultSerializer
 
@@ -86,7 +86,7 @@ class Fragments:
     def __init__(self, serializer: ResultSerializer) -> None:
         self._serializer = serializer
         self.values: dict[str, object] = {}
-        self._indexed: set[str] = set()
+        self._indexed: dict[str, frozenset[str]] = {}  # with the columns that cannot be NULL
 
     def bind(self, value: object) -> str:
         """Bind a value; the name of its parameter.
@@ -124,7 +124,7 @@ class Fragments:
         condition = self.render("contains", column=column, value=encoded)
         # The index holds what stands at the ends of paths: all rows contain [] or {"key": {}}.
         has_ends = _KEY_OR_TEXT.sub(_end_of_path, encoded).strip("{}[], ")
-        return self._mark(condition, indexed=bool(has_ends) and column in _INDEXED_COLUMNS)
+        return self._mark(condition, [column] if has_ends and column in _INDEXED_COLUMNS else None)
 
     def path(self, path: str, *, is_predicate: bool) -> str:
         """Return the SQL of whether an SQL/JSON path is true, or finds something."""
@@ -132,21 +132,30 @@ class Fragments:
         if _TIME_METHOD.search(path):
             kind = f"{kind}_on_times"
         condition = self.render(kind, column="return_value", value=path)
-        return self._mark(condition, indexed=_INDEXED_PATH.fullmatch(path) is not None)
+        return self._mark(condition, ["return_value"] if _INDEXED_PATH.fullmatch(path) else None)
 
     def is_indexed(self, condition: str) -> bool:
         """Whether an index of JSON columns finds the rows that fulfil a condition of these."""
         return condition in self._indexed
 
+    def present(self, condition: str) -> str:
+        """Return the SQL of whether there is anything in the columns that a condition needs."""
+        columns = sorted(self._indexed[condition])
+        return self.all_of([compose("not_nulls", column=column) for column in columns])
+
     def all_of(self, conditions: Sequence[str]) -> str:
         """Return the SQL of conditions that must all hold; all rows fulfil none."""
         joined = self._joined("conjunction", conditions) if conditions else compose("every_row")
-        return self._mark(joined, indexed=any(map(self.is_indexed, conditions)))
+        indexed = [self._indexed[part] for part in conditions if part in self._indexed]
+        return self._mark(joined, frozenset().union(*indexed) if indexed else None)
 
     def any_of(self, conditions: Sequence[str]) -> str:
         """Return the SQL of conditions of which one must hold; no row fulfils none."""
         joined = self._joined("disjunction", conditions) if conditions else compose("no_row")
-        return self._mark(joined, indexed=all(map(self.is_indexed, conditions)))
+        if not all(map(self.is_indexed, conditions)):
+            return joined
+        indexed = [self._indexed[part] for part in conditions]
+        return self._mark(joined, frozenset.intersection(*indexed) if indexed else ())
 
     def none_of(self, condition: str) -> str:
         """Return the SQL of a condition that must not hold, be it false or NULL."""
@@ -170,9 +179,10 @@ class Fragments:
             )
         return _NOT_ASCII.sub(_escaped, encoded.columns[column].decode())
 
-    def _mark(self, condition: str, *, indexed: bool) -> str:
-        if indexed:
-            self._indexed.add(condition)
+    def _mark(self, condition: str, columns: Iterable[str] | None) -> str:
+        """Note that an index finds a condition on these columns, unless they are None."""
+        if columns is not None:
+            self._indexed[condition] = frozenset(columns)
         return condition
 
     def _joined(self, fragment: str, conditions: Sequence[str]) -> str:

@@ -209,6 +209,7 @@ def _query(
         conditions=fragments.all_of([filters.tasks(fragments, each_task=several), rest]),
         has_json_index=compose("has_json_index"),
         walked=filters.walked(fragments, order.column) if by_index else "",
+        present=fragments.present(rest) if by_index else "",
         position=position,
         order=order.sql(),
     )
