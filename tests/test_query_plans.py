@@ -260,6 +260,14 @@ async def test_what_most_have_is_found_behind_a_backlog_that_does_not_have_it(
     assert ids(await search(cursor=following.previous_cursor)) == expected[:PAGE]
 
 
+@pytest.mark.parametrize("order_by", ["task_id", "-task_id"])
+async def test_several_tasks_by_task_id_are_looked_for_together(plans, order_by):
+    page = await plans.store.search(task_name=["shop:1", "none"], order_by=order_by, limit=150)
+    found = sorted((f"task-{number}" for number in range(1, ROWS, 100)), reverse=order_by[0] == "-")
+    assert ids(page) == found[:150]
+    assert plans.rows_read <= ROWS / 4
+
+
 async def test_a_stream_of_several_tasks_sorts_no_rows(plans):
     found = [row async for row in plans.store.iterate(task_name=["shop:10", "shop:1"], load=[])]
     assert len(found) == 18_200

@@ -201,8 +201,10 @@ def _query(
     pickled = compose("loaded" if loads_values else "pickles_left_out", column="pickled")
     rest = filters.visible_of_any_task(fragments)
     by_index = limited and order.is_walked and fragments.is_indexed(rest)
-    # With no limit, the rows of each task would all be sorted before the first is there.
-    several = limited and len(filters.task_names) > 1 and not by_index
+    # The index of tasks sorts them by their end alone; and with no limit, the rows of each task would
+    # all be sorted before the first is there.
+    by_task = limited and order.column == "finished_at" and not by_index
+    several = by_task and len(filters.task_names) > 1
     page = compose(
         "page_by_index" if by_index else "page",
         page_columns=compose("page_columns", **columns, pickled=pickled),
