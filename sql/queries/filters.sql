@@ -67,6 +67,10 @@ result.error ->> 'fingerprint' = ANY (%({value})b::text[])
 -- A JSON column contains this.
 result.{column} @> %({value})s::jsonb
 
+-- contains_any --
+-- A JSON column contains one of these.
+result.{column} @> ANY (%({values})s::jsonb[])
+
 -- path_predicate --
 -- An SQL/JSON path is true of a JSON column.
 result.{column} @@ %({value})s::jsonpath
@@ -123,6 +127,14 @@ found.item
 -- same_json --
 -- What stands at a place in a JSON column is this.
 result.{column} #> %({path})b::text[] = %({value})s::jsonb
+
+-- same_as_any --
+-- What stands at a place in a JSON column is one of these.
+result.{column} #> %({path})b::text[] = ANY (%({values})s::jsonb[])
+
+-- found_as_any --
+-- Likewise where a path of keys and indexes would take either for the other.
+jsonb_path_query_first(result.{column}, %({path})s::jsonpath, silent => true) = ANY (%({values})s::jsonb[])
 
 -- every_row --
 -- No condition at all.

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, time
@@ -34,6 +35,8 @@ _OPERATORS = {
     ">=": "greater_or_equal",
 }
 _MOST_DIGITS = 1_000  # as the fragment as_numeric reads them
+_MOST_BY_INDEX = 5_000  # values; each row that the index finds is compared with all
+_NUMBER = re.compile(r"\s*[+-]?\d")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +67,7 @@ class Place(NoValue):
     def __eq__(self, value: object) -> Condition:  # type: ignore[override]
         if isinstance(value, Decimal):
             return _Comparison(self, "==", value)
-        if _is_number(value) and value == 0:
-            return AnyOf((_Equality(self, 0), _Equality(self, -0.0)))  # JSON tells them apart
-        return _Equality(self, value)
+        return AnyOf(tuple(_Equality(self, form) for form in _forms(value)))
 
     def __ne__(self, value: object) -> Condition:  # type: ignore[override]
         return ~(self == value)
@@ -93,7 +94,16 @@ class Place(NoValue):
         """Whether any of these stands here."""
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise FilterError(f"F.{self.column}….in_({values!r}): give a list of values.")
-        return AnyOf(tuple(self == value for value in values))
+        conditions: list[Condition] = []
+        together: list[object] = []
+        for value in values:
+            if None in self.steps or isinstance(value, Decimal):
+                conditions.append(self == value)
+            else:
+                together.extend(_forms(value))
+        if together:
+            conditions.append(_Membership(self, tuple(together)))
+        return AnyOf(tuple(conditions))
 
     def contains(self, value: object) -> Condition:
         """Whether what stands here contains this, in the sense of PostgreSQL's ``@>``."""
@@ -211,6 +221,28 @@ class _Equality(Condition):
 
 
 @dataclass(frozen=True, eq=False)
+class _Membership(Condition):
+    """Equality with any of many values, which the server plans as one."""
+
+    place: Place
+    values: tuple[object, ...]
+
+    def render(self, fragments: Fragments) -> str:
+        column, steps = self.place.column, self.place.steps
+        encoded = [fragments.json(column, value) for value in self.values]
+        if any(map(_may_be_an_index, steps)):
+            path = _STRICT.format(place=self.place.path())
+            same = fragments.render("found_as_any", column=column, path=path, values=encoded)
+        else:
+            same = fragments.render("same_as_any", column=column, path=list(steps), values=encoded)
+        if len(encoded) > _MOST_BY_INDEX:
+            return same
+        around = [self.place.around(value) for value in encoded]
+        # What the index finds is compared with one after the other, and so comes second.
+        return fragments.all_of([same, fragments.contains_any(column, around)])
+
+
+@dataclass(frozen=True, eq=False)
 class _Comparison(Condition):
     place: Place
     operator: str
@@ -283,6 +315,16 @@ def _is_container(encoded: str) -> bool:
 
 def _is_number(value: object) -> TypeGuard[int | float | Decimal]:
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _forms(value: object) -> tuple[object, ...]:
+    """Return the values that JSON tells apart and Python does not."""
+    return (0, -0.0) if _is_number(value) and value == 0 else (value,)
+
+
+def _may_be_an_index(step: str | int | None) -> bool:
+    """Whether the operator ``#>`` would take a step for a key and for an index."""
+    return not isinstance(step, str) or _NUMBER.match(step) is not None
 
 
 def _step(step: str | int | None) -> str:

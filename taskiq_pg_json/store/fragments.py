@@ -122,9 +122,13 @@ class Fragments:
     def contains(self, column: str, encoded: str) -> str:
         """Return the SQL of whether a JSON column contains this."""
         condition = self.render("contains", column=column, value=encoded)
-        # The index holds what stands at the ends of paths: all rows contain [] or {"key": {}}.
-        has_ends = _KEY_OR_TEXT.sub(_end_of_path, encoded).strip("{}[], ")
-        return self._mark(condition, [column] if has_ends and column in _INDEXED_COLUMNS else None)
+        return self._mark(condition, [column] if _is_indexed(column, encoded) else None)
+
+    def contains_any(self, column: str, encoded: Sequence[str]) -> str:
+        """Return the SQL of whether a JSON column contains one of these."""
+        condition = self.render("contains_any", column=column, values=encoded)
+        indexed = all(_is_indexed(column, one) for one in encoded)
+        return self._mark(condition, [column] if indexed else None)
 
     def path(self, path: str, *, is_predicate: bool) -> str:
         """Return the SQL of whether an SQL/JSON path is true, or finds something."""
@@ -195,6 +199,13 @@ class Fragments:
             left=self._joined(fragment, conditions[:middle]),
             right=self._joined(fragment, conditions[middle:]),
         )
+
+
+def _is_indexed(column: str, encoded: str) -> bool:
+    """Whether an index finds the rows whose column contains this."""
+    # It holds what stands at the ends of paths: all rows contain [] or {"key": {}}.
+    has_ends = _KEY_OR_TEXT.sub(_end_of_path, encoded).strip("{}[], ")
+    return bool(has_ends) and column in _INDEXED_COLUMNS
 
 
 def _end_of_path(token: re.Match[str]) -> str:

@@ -201,8 +201,8 @@ def _query(
     pickled = compose("loaded" if loads_values else "pickles_left_out", column="pickled")
     rest = filters.visible_of_any_task(fragments)
     by_index = limited and order.is_walked and fragments.is_indexed(rest)
-    # The index of tasks sorts them by their end alone; and with no limit, the rows of each task would
-    # all be sorted before the first is there.
+    # The index of tasks sorts them by their end alone; and with no limit, the rows of each task
+    # would all be sorted before the first is there.
     by_task = limited and order.column == "finished_at" and not by_index
     several = by_task and len(filters.task_names) > 1
     page = compose(
