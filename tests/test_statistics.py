@@ -62,6 +62,18 @@ async def test_a_percentile_is_within_one_percent(store, admin, table_name):
     assert row.max_duration == max(exact[-1], row.max_duration)
 
 
+@pytest.mark.parametrize("bucket", [None, "hour"])
+async def test_a_thousandth_of_a_thousand_durations_is_one(store, admin, table_name, bucket):
+    admin.execute(
+        f"INSERT INTO {table_name} (task_id, task_name, status, finished_at, execution_time) "
+        "SELECT i, 'many', 'SUCCESS', %s, CASE WHEN i <= 999 THEN 1 ELSE 3600 END "
+        "FROM generate_series(1, 1000) AS i",
+        [MIDNIGHT],
+    )
+    (row,) = await store.stats(percentiles=[99.9, 99.91, True], bucket=bucket)
+    assert list(row.percentiles.values()) == [1, 3600, 1]
+
+
 async def test_a_duration_that_is_zero_or_unknown_is_no_trouble(store, admin, table_name):
     await finish(store, "zero", task="a", seconds=0.0)
     await finish(store, "unknown", task="b")

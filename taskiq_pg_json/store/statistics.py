@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from functools import reduce
 from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -252,4 +253,5 @@ def _shares(percentiles: Sequence[float]) -> list[float]:
     for percentile in percentiles:
         if not isinstance(percentile, int | float) or not 0 <= percentile <= 100:  # noqa: PLR2004 - per cent
             raise FilterError(f"percentiles: {percentile!r} is not between 0 and 100.")
-    return [percentile / 100 for percentile in percentiles]
+    # 99.9 / 100 is a little more than 0.999, and of 1,000 durations one more.
+    return [float(Decimal(str(float(percentile))) / 100) for percentile in percentiles]
