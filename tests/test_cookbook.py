@@ -77,6 +77,26 @@ async def test_a_panel_of_the_dashboard_has_rows(reader, panel):
         assert names == ["time", "metric", "value"]
 
 
+HOURLY = [
+    query
+    for query in [recipe["sql"] for recipe in RECIPES]
+    + [target["rawSql"] for panel in PANELS for target in panel["targets"]]
+    if "date_trunc('hour'" in query
+]
+
+
+@pytest.mark.parametrize("query", HOURLY, ids=range(len(HOURLY)))
+async def test_hours_are_those_of_utc_in_a_zone_of_any_offset(reader, query):
+    for macro, meaning in MACROS.items():
+        query = query.replace(macro, meaning)
+    found = []
+    with reader.transaction():
+        for zone in ("UTC", "<+0059>-00:59"):
+            reader.execute(sql.SQL("SET LOCAL TIME ZONE {}").format(zone))
+            found.append(reader.execute(query).fetchall())
+    assert found[0] == found[1]
+
+
 def test_the_dashboard_reads_views_alone():
     text = DASHBOARD.read_text("utf-8")
     relations = set(re.findall(r"FROM (\w+)", text))
