@@ -84,6 +84,21 @@ async def test_a_duration_that_is_zero_or_unknown_is_no_trouble(store, admin, ta
     assert unknown.total == 1
 
 
+async def test_a_duration_whose_square_no_number_holds_has_an_average(store, admin, table_name):
+    for number, seconds in enumerate([1.0, 1e200]):
+        await finish(store, str(number), ended=MIDNIGHT)
+        admin.execute(
+            f"UPDATE {table_name} SET execution_time = %s WHERE task_id = %s",
+            [seconds, str(number)],
+        )
+    for bucket in (None, "minute", "hour"):
+        (row,) = await store.stats(bucket=bucket)
+        assert row.average_duration == 5e199
+    for view in ("stats", "stats_hourly"):
+        averages = admin.execute(f"SELECT average_duration FROM {table_name}_{view}")
+        assert averages.fetchall() == [(5e199,)]
+
+
 async def test_stats_can_be_grouped_by_more_or_by_nothing(store):
     await finish(store, "1", task="a", worker="w1")
     await finish(store, "2", task="a", worker="w2", error=PaymentError())

@@ -45,7 +45,8 @@ ORDER BY {key_names}
 -- stats_by_bucket --
 -- Likewise in spans of time. There are few rows for each, so that sorting them costs less than classes. The
 -- keys have a query of their own, where no column of the table's owner bears their names.
-SELECT {key_names}, count(*), count(*) FILTER (WHERE failed), avg(execution_time),
+SELECT {key_names}, count(*), count(*) FILTER (WHERE failed),
+       sum(execution_time) / nullif(count(execution_time), 0),
        max(execution_time),
        percentile_disc(%(shares)b::float8[]) WITHIN GROUP (ORDER BY execution_time),
        avg(wait), max(wait)

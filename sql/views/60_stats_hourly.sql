@@ -16,7 +16,7 @@ CROSS JOIN LATERAL (
            count(*) FILTER (WHERE status <> 'FAILURE')       AS succeeded,
            count(*) FILTER (WHERE status = 'FAILURE')        AS failed,
            count(*) FILTER (WHERE status = 'FAILURE') / count(*)::double precision AS failure_rate,
-           avg(execution_time)                               AS average_duration,
+           sum(execution_time) / nullif(count(execution_time), 0) AS average_duration,
            percentile_disc(0.50) WITHIN GROUP (ORDER BY execution_time) AS p50_duration,
            percentile_disc(0.95) WITHIN GROUP (ORDER BY execution_time) AS p95_duration,
            percentile_disc(0.99) WITHIN GROUP (ORDER BY execution_time) AS p99_duration,
