@@ -29,6 +29,7 @@ from taskiq_pg_json import (
 )
 
 DAY = timedelta(days=1)
+ODD_ZONE = time(10, tzinfo=timezone(timedelta(seconds=3661)))
 
 
 @pytest.fixture
@@ -342,8 +343,13 @@ NUMBERS = {
         (F.return_value >= 10**400, {"text", "infinite"}),
         (F.return_value > Decimal("1e400"), {"infinite"}),
         (F.return_value == math.inf, {"infinite"}),
+        (F.return_value == Decimal("Infinity"), {"infinite"}),
+        (F.return_value == Decimal("-Infinity"), {"least"}),
+        (F.return_value == Decimal("NaN"), {"nan"}),
+        (F.return_value.in_([Decimal("NaN"), Decimal("1e300"), 2**70]), {"nan", "float", "big"}),
+        (F.return_value.each == Decimal("NaN"), set()),
     ],
-    ids=range(16),
+    ids=range(21),
 )
 async def test_numbers_compare_exactly_whatever_their_size(store, condition, expected):
     for task_id, value in NUMBERS.items():
@@ -685,7 +691,9 @@ async def test_a_column_that_was_left_out_says_so(shop):
         ({"return_value": object()}, "return_value"),
         ({"where": F.return_value["a"] > math.inf}, "finite"),
         ({"where": F.return_value["a"] > Decimal("sNaN")}, "finite"),
-        ({"where": F.return_value["a"] == Decimal("Infinity")}, "finite"),
+        ({"where": F.return_value["a"] >= Decimal("Infinity")}, "finite"),
+        ({"where": F.return_value["a"] < ODD_ZONE}, "offset.*seconds"),
+        ({"where": F.return_value["a"].each >= ODD_ZONE}, "offset.*seconds"),
         ({"where": F.return_value["a"] > 10**5000}, "1000 digits"),
         ({"where": F.return_value["a"] > True}, "compare"),
         ({"where": F.return_value["a"] < timedelta(1)}, "compare"),

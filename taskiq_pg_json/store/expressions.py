@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, time
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -36,6 +36,8 @@ _OPERATORS = {
 }
 _MOST_DIGITS = 1_000  # as the fragment as_numeric reads them
 _MOST_BY_INDEX = 5_000  # values; each row that the index finds is compared with all
+_MINUTE = timedelta(minutes=1)
+_NO_OFFSET = timedelta()
 _NUMBER = re.compile(r"\s*[+-]?\d")
 
 
@@ -65,7 +67,7 @@ class Place(NoValue):
         return Place(self.column, (*self.steps, None))
 
     def __eq__(self, value: object) -> Condition:  # type: ignore[override]
-        if isinstance(value, Decimal):
+        if _compares_by_size(value):
             return _Comparison(self, "==", value)
         return AnyOf(tuple(_Equality(self, form) for form in _forms(value)))
 
@@ -97,7 +99,7 @@ class Place(NoValue):
         conditions: list[Condition] = []
         together: list[object] = []
         for value in values:
-            if None in self.steps or isinstance(value, Decimal):
+            if None in self.steps or _compares_by_size(value):
                 conditions.append(self == value)
             else:
                 together.extend(_forms(value))
@@ -257,6 +259,11 @@ class _Comparison(Condition):
         if not isinstance(value, str | time):
             check_value(self.place.column, value)
             raise self._refusal()
+        if isinstance(value, time) and (value.utcoffset() or _NO_OFFSET) % _MINUTE:
+            raise FilterError(
+                f"{self.operator} {value!r}: PostgreSQL reads no time whose offset has seconds; "
+                "give it in a zone of whole minutes."
+            )
         form = _TIME if isinstance(value, time) else _TEXT
         predicate = form.format(operator=self.operator)
         return _fulfils(self.place, predicate, value).render(fragments)
@@ -320,6 +327,11 @@ def _is_number(value: object) -> TypeGuard[int | float | Decimal]:
 def _forms(value: object) -> tuple[object, ...]:
     """Return the values that JSON tells apart and Python does not."""
     return (0, -0.0) if _is_number(value) and value == 0 else (value,)
+
+
+def _compares_by_size(value: object) -> bool:
+    """Whether other texts are equal to that of a Decimal: NaN and infinities have one."""
+    return isinstance(value, Decimal) and value.is_finite()
 
 
 def _may_be_an_index(step: str | int | None) -> bool:
