@@ -399,7 +399,9 @@ except ResultEncodeError as exc:
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "return_value\n", "")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    pickled = name == "PickleSerializer" and sys.version_info >= (3, 13)  # C may nest deeper
+    assert ended.stdout == ("" if pickled else "return_value\n")
 
 
 @pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.DescribedValueWarning")

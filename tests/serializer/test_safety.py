@@ -13,7 +13,7 @@ import traceback
 import tracemalloc
 import types
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -614,6 +614,8 @@ def test_printing_an_error_imports_nothing(name, monkeypatch):
 def test_an_error_of_an_import_from_a_module_that_is_here_keeps_the_name():
     back = forged_error(ImportError, msg="m", name="importlib.util", name_from="find_specs")
     assert back.name_from == "find_specs"
+    with suppress(ImportError):  # Python's own, from 3.13 on, to find names that are alike
+        importlib.import_module("_suggestions")
     with nothing_happens():
         traceback.format_exception(back)
 
