@@ -6,21 +6,59 @@ import asyncio
 import gc
 import multiprocessing
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
-from road import eventually
+from road import PROMPTLY, eventually, now
+from taskiq import InMemoryBroker
 
 from taskiq_pg_json import (
     ForeignTableError,
+    JsonbResultBackend,
     NotStartedError,
     Outcome,
     Progress,
     ResultStore,
     Status,
+    TaskInfo,
 )
+
+_INFO = TaskInfo("shop:count", started_at=now())
+
+
+@InMemoryBroker().task("shop:count")
+async def counted() -> int:
+    return 1
+
+
+EVERY_QUESTION = {
+    "as_completed": lambda store: anext(store.as_completed(["id"])),
+    "count": lambda store: store.count(),
+    "create_view": lambda store: store.create_view(counted),
+    "delete": lambda store: store.delete("id"),
+    "discard_state": lambda store: store.discard_state("id", _INFO),
+    "drop_view": lambda store: store.drop_view(counted),
+    "failures": lambda store: store.failures(),
+    "get": lambda store: store.get("id"),
+    "get_many": lambda store: store.get_many(["id"]),
+    "get_outcome": lambda store: store.get_outcome("id"),
+    "get_progress": lambda store: store.get_progress("id"),
+    "is_ready": lambda store: store.is_ready("id", timeout=5),
+    "iterate": lambda store: anext(store.iterate()),
+    "migrate": lambda store: store.migrate(),
+    "read_outcome": lambda store: store.read_outcome("id", Outcome),
+    "record_state": lambda store: store.record_state("id", Status.STARTED, _INFO),
+    "refresh_rollup": lambda store: store.refresh_rollup(),
+    "search": lambda store: store.search(where="$ > 1"),
+    "set_progress": lambda store: store.set_progress("id", Progress("x", 1)),
+    "stats": lambda store: store.stats(),
+    "verify": lambda store: store.verify(),
+    "wait": lambda store: store.wait(["id", "other"]),
+    "watch_progress": lambda store: anext(store.watch_progress("id")),
+}
 
 
 @pytest.fixture
@@ -249,6 +287,74 @@ async def test_another_event_loop_is_refused_but_for_results(named):
         assert await named.count() == 11
 
 
+def test_every_question_to_a_store_is_asked_from_another_loop():
+    methods = {name for name in dir(ResultStore) if not name.startswith("_")}
+    assert methods - EVERY_QUESTION.keys() == {"set_result", "startup", "shutdown", "schema_sql"}
+
+
+@pytest.mark.parametrize("ask", EVERY_QUESTION.values(), ids=EVERY_QUESTION)
+async def test_a_question_from_another_loop_is_refused_and_harms_nothing(named, connected, ask):
+    async def asked():
+        with pytest.raises(NotStartedError, match=r"another event loop.*run_coroutine_threadsafe"):
+            await ask(named)
+
+    async with named:
+        await named.set_result("before", Outcome(1))
+        before = connected()
+        await asyncio.gather(*(asyncio.to_thread(asyncio.run, asked()) for _ in range(4)))
+        assert connected() == before
+        await named.set_result("id", Outcome(2))
+        assert (await asyncio.wait_for(named.wait(["id", "before"]), 10)).keys() == {"id", "before"}
+        assert await named.count() == 2
+    await eventually(lambda: connected() == 0)
+
+
+@pytest.mark.parametrize("ask", EVERY_QUESTION.values(), ids=EVERY_QUESTION)
+async def test_a_lent_pool_is_not_used_from_another_loop(lend, table_name, ask):
+    async def asked():
+        with pytest.raises(NotStartedError, match="another event loop"):
+            await ask(store)
+
+    pool = lend(min_size=1, max_size=1)
+    async with ResultStore(pool=pool, table_name=table_name) as store:
+        async with pool.connection():  # for which it would wait
+            await asyncio.gather(*(asyncio.to_thread(asyncio.run, asked()) for _ in range(4)))
+        await store.set_result("id", Outcome(2))
+        assert await store.count() == 1
+
+
+async def test_sync_tasks_that_ask_their_own_store_end_with_an_error(dsn, table_name, start_broker):
+    backend = JsonbResultBackend(dsn, table_name=table_name)
+    broker = await start_broker(InMemoryBroker(), backend)
+
+    @broker.task("shop:report")
+    def report() -> int:
+        return asyncio.run(backend.store.count())
+
+    @broker.task("shop:add")
+    async def add(number: int) -> int:
+        return number + 1
+
+    for _ in range(3):
+        reports = [await report.kiq() for _ in range(4)]
+        sums = [await add.kiq(number) for number in range(4)]
+        for task in reports:
+            result = await task.wait_result(**PROMPTLY)
+            assert isinstance(result.error, NotStartedError)
+        assert [(await task.wait_result(**PROMPTLY)).return_value for task in sums] == [1, 2, 3, 4]
+
+
+async def test_another_loop_may_hand_its_question_over(named):
+    async with named:
+        await named.set_result("id", Outcome(1))
+        loop = asyncio.get_running_loop()
+
+        def ask():
+            return asyncio.run_coroutine_threadsafe(named.count(), loop).result(10)
+
+        assert await asyncio.to_thread(ask) == 1
+
+
 async def test_a_store_whose_start_has_failed_takes_no_results(named, admin, table_name):
     admin.execute(f'CREATE TABLE "{table_name}" (mine int)')
     with pytest.raises(ForeignTableError):
@@ -389,6 +495,44 @@ def elsewhere():
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
+
+
+def test_a_store_that_is_being_started_in_one_loop_is_not_to_be_started_in_another(
+    dsn, table_name, elsewhere
+):
+    asked, answers = threading.Event(), threading.Event()
+
+    def slow_dsn():
+        asked.set()
+        answers.wait(20)
+        return dsn
+
+    store = ResultStore(slow_dsn, table_name=table_name)
+    with ThreadPoolExecutor(1) as thread:
+        starting = thread.submit(elsewhere, store.startup())
+        assert asked.wait(20)
+        for call in (store.startup, store.shutdown):
+            with pytest.raises(NotStartedError, match="another event loop"):
+                asyncio.run(call())
+        answers.set()
+        starting.result(20)
+    elsewhere(store.set_result("t", Outcome(7)))
+    assert elsewhere(store.get("t")).return_value == 7
+    elsewhere(store.shutdown())
+
+
+def test_a_lent_pool_that_was_opened_in_another_loop_is_refused(dsn, table_name, elsewhere):
+    pool = AsyncConnectionPool(dsn, open=False)
+    store = ResultStore(pool=pool, table_name=table_name)
+    elsewhere(store.startup())
+    elsewhere(store.shutdown())
+    with pytest.raises(NotStartedError, match="opened in another event loop: make a pool here"):
+        asyncio.run(store.startup())
+    elsewhere(store.startup())
+    elsewhere(store.set_result("t", Outcome(7)))
+    assert elsewhere(store.get("t")).return_value == 7
+    elsewhere(store.shutdown())
+    elsewhere(pool.close())
 
 
 def test_a_store_that_runs_in_one_loop_is_not_to_be_had_in_another(named, elsewhere):

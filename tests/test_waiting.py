@@ -569,8 +569,7 @@ async def test_it_is_not_tried_at_once_to_listen_where_nothing_was_heard(
     assert trying_store.tries == 1
 
 
-def test_many_who_wait_for_one_task_leave_at_once():
-    store = ResultStore(notify=False)
+async def test_many_who_wait_for_one_task_leave_at_once(store):
     subscriptions = [store._listener.subscribed(("id",)) for _ in range(30_000)]
     for subscription in subscriptions:
         subscription.__enter__()

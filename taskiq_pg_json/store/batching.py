@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from taskiq_pg_json.errors import NotStartedError, WriteTimeoutError
 from taskiq_pg_json.store.batch import Batch, ItemT, PutOffError, ResultT, Waiting, resolve
 from taskiq_pg_json.store.hurry import cancellations, taken_back
+from taskiq_pg_json.store.loops import started_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
@@ -122,9 +123,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         if self._closed:
             raise NotStartedError("The result store has been shut down: start it again first.")
         if self._loop is not None:
-            raise NotStartedError(
-                "The result store was started in another event loop: make one for each loop."
-            )
+            raise started_elsewhere(self._loop)
         self._loop = loop
 
     async def close(self, patience: float = math.inf) -> None:

@@ -25,6 +25,7 @@ from taskiq_pg_json.store.arguments import (
 from taskiq_pg_json.store.dsn import called, check_dsn, conninfo_of
 from taskiq_pg_json.store.hurry import given_up_after
 from taskiq_pg_json.store.kept import KeptConnections
+from taskiq_pg_json.store.loops import started_elsewhere
 from taskiq_pg_json.store.retrying import LIMITS, NEVER, is_loss, is_transient, retry
 from taskiq_pg_json.store.sessions import (
     Connection,
@@ -49,6 +50,8 @@ _LONGEST_WAIT = 2.0  # seconds that one attempt waits for a connection of the st
 
 class Connections:
     """Gives connections in autocommit mode, and tries again when one was lost.
+
+    They are for the event loop that they were opened in: a pool used in another breaks in both.
 
     Args:
         dsn: where the server is; not used when a pool is lent.
@@ -78,6 +81,7 @@ class Connections:
         self._pool = pool
         self._kept: KeptConnections | None = None
         self._open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_parents = False
         self._forget: Callable[[], None] = _nothing
         self._recoveries: set[asyncio.Task[None]] = set()
@@ -103,12 +107,11 @@ class Connections:
         Raises:
             psycopg.OperationalError: the server refuses us, as with a wrong password.
             WriteTimeoutError: it could not be reached for ``retry_for`` seconds.
+            NotStartedError: the pool that was lent is another process's, or another event loop's.
         """
-        if self._is_parents:
-            raise NotStartedError(
-                "The pool that was lent is that of the process which this one was forked from: "
-                "make a pool here, and a store with it."
-            )
+        here = asyncio.get_running_loop()
+        self._check_lent_pool(here)
+        self._loop = here
         if not self._lent:
             self._pool = self._made_pool()
             await self._retry(self._probe)
@@ -149,22 +152,34 @@ class Connections:
             self._pool = None
         self._forget()
 
+    def pool_here(self) -> AsyncConnectionPool[Any]:
+        """Return the pool, to a caller in the event loop that it was opened in.
+
+        Raises:
+            NotStartedError: before ``open()``, after ``close()``, or in another event loop.
+        """
+        pool, loop = self._pool, self._loop
+        if not self._open or pool is None or loop is None:
+            raise NotStartedError(
+                "The result store is not started: await broker.startup() (or backend.startup()), "
+                "or use `async with ResultStore(...)`."
+            )
+        if asyncio.get_running_loop() is not loop:
+            raise started_elsewhere(loop)
+        return pool
+
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:
         """Lend a connection in autocommit mode: one statement is one round trip.
 
         Raises:
-            NotStartedError: before ``open()`` or after ``close()``.
+            NotStartedError: before ``open()``, after ``close()``, or in another event loop.
             psycopg_pool.PoolTimeout: none was free for ``timeout`` seconds, or the pool's own time.
         """
-        if not self._open or self._pool is None:
-            raise NotStartedError(
-                "The result store is not started: await broker.startup() (or backend.startup()), "
-                "or use `async with ResultStore(...)`."
-            )
+        pool = self.pool_here()
         kept = self._kept  # there may be another one when the connection is given back
         if kept is None:
-            async with self._pool.connection(timeout) as connection, autocommit(connection):
+            async with pool.connection(timeout) as connection, autocommit(connection):
                 check_encoding(connection)
                 yield connection
             return
@@ -218,7 +233,7 @@ class Connections:
         slow_after: float | None,
     ) -> list[Any]:
         kept = self._kept
-        if kept is None or not self._open:
+        if kept is None or not self._open or asyncio.get_running_loop() is not self._loop:
             async with self.connection(self._timeout) as connection:
                 wire = Wire(connection)
                 try:
@@ -274,7 +289,7 @@ class Connections:
     async def _execute_behind(self, statement: bytes, values: Mapping[str, object]) -> bool:
         """Run a statement in the pipeline; False where it should not be."""
         kept = self._kept
-        if kept is None:
+        if kept is None or asyncio.get_running_loop() is not self._loop:
             return False
         pipeline = kept.pipeline or await kept.start_pipeline(self._timeout)
         if pipeline is None:
@@ -325,7 +340,8 @@ class Connections:
         In a task of its own: the pool's look swallows the cancellation of its caller, and may take
         long where a dead connection is among those lent.
         """
-        if not self._open or self._pool is None:
+        loop = asyncio.get_running_loop()
+        if not self._open or self._pool is None or loop is not self._loop:
             return
         if self._kept is None:
             look = self._pool.check()
@@ -333,7 +349,7 @@ class Connections:
             look = self._kept.renew()
         else:
             look = self._kept.check()
-        task = asyncio.get_running_loop().create_task(look)
+        task = loop.create_task(look)
         self._recoveries.add(task)
         task.add_done_callback(self._recoveries.discard)
         done, _ = await asyncio.wait({task}, timeout=_LONGEST_WAIT)
@@ -361,6 +377,20 @@ class Connections:
 
     async def _conninfo(self) -> str:
         return await conninfo_of(self._dsn)
+
+    def _check_lent_pool(self, here: asyncio.AbstractEventLoop) -> None:
+        if self._is_parents:
+            raise NotStartedError(
+                "The pool that was lent is that of the process which this one was forked from: "
+                "make a pool here, and a store with it."
+            )
+        pool, former = self._pool, self._loop
+        is_elsewhere = former is not None and former is not here
+        if is_elsewhere and self._lent and pool is not None and not pool.closed:
+            raise NotStartedError(
+                "The pool that was lent was opened in another event loop: make a pool here, and a "
+                "store with it."
+            )
 
     def _made_pool(self) -> AsyncConnectionPool[Any]:
         try:

@@ -52,6 +52,9 @@ class ResultStore(Searchable):
     An async context manager: entering it opens the pool and migrates the tables, verifies them or
     trusts them, as ``migrate`` says.
 
+    It belongs to the event loop that it is started in: calls from another raise
+    ``NotStartedError``, but for ``set_result()``.
+
     Args:
         dsn: a conninfo string or URL, a callable (sync or async) that returns one and is asked for
             each new connection, or None for libpq's ``PG*`` environment variables.
@@ -146,13 +149,12 @@ class ResultStore(Searchable):
             SchemaError: the tables are not what this release needs, or not ours.
             NotStartedError: it is started in another event loop, which has not been closed.
         """
-        self._leave_other_loop()
+        self._move_here()
         async with self._coming_or_going:
             if self._closing is not None and not self._closing.done():
                 await asyncio.wait({self._closing})
             if self._connections.is_open:
                 return
-            self._loop = asyncio.get_running_loop()
             await self._connections.open()
             self._make_parts()
             try:
@@ -175,7 +177,7 @@ class ResultStore(Searchable):
         Raises:
             NotStartedError: it is started in another event loop, which has not been closed.
         """
-        self._leave_other_loop()
+        self._move_here()
         async with self._coming_or_going:
             try:
                 await asyncio.gather(
@@ -415,19 +417,25 @@ class ResultStore(Searchable):
         await self._listener.close()
         await self._connections.close()
 
-    def _leave_other_loop(self) -> None:
-        """Forget what belongs to an event loop that has been closed, or left by ``shutdown()``."""
-        if self._loop is None or self._loop is asyncio.get_running_loop():
-            return
-        if self._connections.is_open and not self._loop.is_closed():
-            raise NotStartedError(
-                f"The store of {self.names} was started in another event loop: shut it down there "
-                "first, or make a store for each loop."
-            )
-        self._loop = self._closing = None
-        self._coming_or_going = asyncio.Lock()
-        self._connections.give_up()
-        self._make_parts()
+    def _move_here(self) -> None:
+        """Belong to the running event loop, and forget what belongs to another.
+
+        Raises:
+            NotStartedError: that one has neither been closed nor left by ``shutdown()``.
+        """
+        former, here = self._loop, asyncio.get_running_loop()
+        if former is not None and former is not here:
+            is_in_use = self._connections.is_open or self._coming_or_going.locked()
+            if is_in_use and not former.is_closed():
+                raise NotStartedError(
+                    f"The store of {self.names} was started in another event loop: shut it down "
+                    "there first, or make a store for each loop."
+                )
+            self._closing = None
+            self._coming_or_going = asyncio.Lock()
+            self._connections.give_up()
+            self._make_parts()
+        self._loop = here
 
     def _forget_parents(self) -> None:
         """Forget what a fork has copied of the process that it comes from."""

@@ -168,8 +168,13 @@ class Listener:
         return Subscription(self, tuple(task_ids), of)
 
     def listen(self) -> None:
-        """Open the connection, unless that has been done."""
-        if self._enabled and self._task is None and self._connections.is_open:
+        """Open the connection, unless that has been done.
+
+        Raises:
+            NotStartedError: before ``startup()``, after ``shutdown()``, or in another event loop.
+        """
+        self._connections.pool_here()  # none who may not ask there, either
+        if self._enabled and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._listen())
 
     async def close(self) -> None:
