@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from datetime import datetime, timedelta, timezone
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from road import rows_in
 
 from taskiq_pg_json import Outcome, Progress, ResultEncodeError, ResultStore, Status, TaskInfo
 from taskiq_pg_json.store import writes
@@ -22,6 +24,18 @@ WHERE pid <> pg_backend_pid() AND query LIKE %s
 async def store(dsn, made_table):
     async with ResultStore(dsn, table_name=made_table) as store:
         yield store
+
+
+@pytest.fixture
+def reader(admin, dsn, made_table):
+    """A store of a role that may only read, not started."""
+    role = f"reader_{made_table}"
+    tables = f"{made_table}, {made_table}_progress"
+    admin.execute(f"CREATE ROLE {role} LOGIN; GRANT SELECT ON {tables} TO {role}")
+    yield ResultStore(
+        make_conninfo(dsn, user=role), table_name=made_table, migrate="off", write_timeout=2
+    )
+    admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def new_ids(count):
@@ -145,17 +159,82 @@ async def test_a_progress_that_the_server_refuses_is_an_encode_error(store, admi
         await store.set_progress("id", Progress("x", 7))
 
 
-@pytest.mark.usefixtures("store")
-async def test_a_right_that_progress_lacks_is_no_fault_of_the_progress(admin, dsn, table_name):
-    role = f"reader_{table_name}"
-    admin.execute(f"CREATE ROLE {role} LOGIN; GRANT SELECT ON {table_name}_progress TO {role}")
-    try:
-        conninfo = make_conninfo(dsn, user=role)
-        async with ResultStore(conninfo, table_name=table_name, migrate="off") as reader:
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                await reader.set_progress("id", Progress("x", 7))
-    finally:
-        admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+async def test_a_right_that_progress_lacks_is_no_fault_of_the_progress(reader):
+    async with reader:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await reader.set_progress("id", Progress("x", 7))
+
+
+class TestWhatIsLogged:
+    async def test_a_result_that_is_refused_is_stored_as_a_failure(
+        self, store, admin, table_name, caplog
+    ):
+        admin.execute(f"ALTER TABLE {table_name} ADD CHECK (return_value <> '7')")
+        await store.set_result("id", Outcome(7, info=TaskInfo("shop:pay", [1], {})))
+        (said,) = caplog.messages
+        assert said.startswith("Task id is stored as a failure: PostgreSQL refused the result of")
+        assert said.endswith("Return something smaller or simpler.")
+
+    async def test_a_call_that_is_refused_is_left_out(self, store, admin, table_name, caplog):
+        admin.execute(f"ALTER TABLE {table_name} ADD CHECK (args IS NULL)")
+        await store.set_result("id", Outcome(7, info=TaskInfo("shop:pay", [1], {})))
+        (said,) = caplog.messages
+        assert said.startswith("Task id is stored without its call: new row for relation")
+
+    async def test_a_value_that_is_a_failure_without_its_call_is_said_to_be_both(
+        self, store, admin, table_name, caplog
+    ):
+        admin.execute(f"ALTER TABLE {table_name} ADD CHECK (args IS NULL)")
+        info = TaskInfo("shop:pay", [1], {})
+        await store.set_result("id", Outcome(threading.Lock(), info=info))
+        assert [said.partition(":")[0] for said in caplog.messages] == [
+            "Task id is stored as a failure",
+            "Task id is stored without its call",
+        ]
+
+    @pytest.mark.parametrize(
+        "outcome",
+        [Outcome(7), Outcome(7, info=TaskInfo("shop:pay", [1], {})), Outcome(threading.Lock())],
+        ids=["bare", "with its call", "unstorable"],
+    )
+    async def test_a_right_that_is_missing_loses_a_result_and_is_named(
+        self, reader, admin, table_name, caplog, outcome
+    ):
+        async with reader:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+                await reader.set_result("id", outcome)
+        assert caught.value.__context__ is None
+        assert "is stored" not in caplog.text
+        assert caplog.messages[-1] == (
+            f"The result of task id is lost: permission denied for table {table_name}. GRANT the "
+            "role SELECT, INSERT, UPDATE and DELETE on the table and USAGE on its schema, and "
+            "change what row-level security forbids."
+        )
+        assert rows_in(admin, table_name) == 0
+
+    @pytest.mark.parametrize("gone", ["", "COLUMN types"], ids=["table", "column"])
+    async def test_a_table_that_is_not_there_or_old_is_to_be_migrated(
+        self, dsn, admin, table_name, caplog, gone
+    ):
+        async with ResultStore(dsn, table_name=table_name, write_timeout=0.2) as store:
+            change = f"ALTER TABLE {table_name} DROP {gone}" if gone else f"DROP TABLE {table_name}"
+            admin.execute(f"{change} CASCADE")
+            with pytest.raises(psycopg.errors.ProgrammingError):
+                await store.set_result("id", Outcome(7))
+        assert "is stored" not in caplog.text
+        assert caplog.messages[-1].startswith("The result of task id is lost: ")
+        assert caplog.messages[-1].endswith(
+            'does not exist. Run the migrations (migrate="auto", or the SQL of '
+            "ResultStore.schema_sql()), or check table_name= and schema=."
+        )
+
+    async def test_a_result_that_is_lost_after_shutdown_has_one_error(self, reader, caplog):
+        async with reader:
+            pass
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+            await reader.set_result("id", Outcome(7))
+        assert caught.value.__context__ is None
+        assert "The result of task id is lost" in caplog.text
 
 
 async def test_the_last_of_several_results_of_one_task_wins(store):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from taskiq_pg_json.errors import ConfigurationError, NotStartedError, TaskNotFoundError
@@ -13,14 +12,16 @@ from taskiq_pg_json.serializer import as_result_serializer
 from taskiq_pg_json.store.apart import ConnectionsApart
 from taskiq_pg_json.store.arguments import checked_ttl
 from taskiq_pg_json.store.connections import Connections
+from taskiq_pg_json.store.endings import Endings
 from taskiq_pg_json.store.listen import Listener
 from taskiq_pg_json.store.reads import Heavy, Reader
+from taskiq_pg_json.store.refused import refused_progress
 from taskiq_pg_json.store.removals import Remover
-from taskiq_pg_json.store.rows import RowEncoder, refused_progress
+from taskiq_pg_json.store.rows import RowEncoder
 from taskiq_pg_json.store.searchable import Searchable
 from taskiq_pg_json.store.task_ids import checked_task_id, checked_uuid, listed
 from taskiq_pg_json.store.waiting import Waiter
-from taskiq_pg_json.store.writes import REFUSALS, ROW_ERRORS, Writer, check_size
+from taskiq_pg_json.store.writes import ROW_ERRORS, Writer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from taskiq_pg_json.records import Progress, TaskInfo, TaskRecord
     from taskiq_pg_json.store.dsn import Dsn
-    from taskiq_pg_json.store.rows import ResultRow
 
 MadeT = TypeVar("MadeT")
 
@@ -110,6 +110,7 @@ class ResultStore(Searchable):
         self._late: tuple[asyncio.AbstractEventLoop, Writer] | None = None
         self._checked_id = checked_uuid if field_for_task_id == "Uuid" else checked_task_id
         self._rows = RowEncoder(self.serializer)
+        self._endings = Endings(self._rows)
         server: dict[str, Any] = {
             "dsn": dsn,
             "pool": pool,
@@ -246,13 +247,15 @@ class ResultStore(Searchable):
             psycopg.Error: a table or a right is missing, and stayed so for a while.
         """
         checked = self._checked_id(task_id)
-        row = self._rows.result(checked, outcome)
+        row, unstorable = self._rows.result(checked, outcome)
         try:
-            await self._store(self._writer, row, outcome)
+            await self._endings.store(self._writer, row, outcome, unstorable)
         except NotStartedError:
             if not self._was_started:
                 raise
-            await self._store(self._late_writer(), row, outcome)
+        else:
+            return
+        await self._endings.store(self._late_writer(), row, outcome, unstorable)
 
     async def record_state(
         self,
@@ -366,14 +369,6 @@ class ResultStore(Searchable):
         async for progress in self._waiter.progress(self._checked_id(task_id)):
             yield progress
 
-    async def _store(self, writer: Writer, row: ResultRow, outcome: Outcome) -> None:
-        """Store a result, or what the server takes of it."""
-        try:
-            check_size(row)
-            await writer.results.submit(row)
-        except REFUSALS as error:
-            await self._store_less(writer, row.task_id, outcome, error)
-
     def _late_writer(self) -> Writer:
         """What writes after ``shutdown()``, in another event loop, or in a forked process."""
         late = self._late  # another thread may take its place
@@ -393,19 +388,6 @@ class ResultStore(Searchable):
         while self._late is not None and self._late[0] is loop and loop.time() < until:
             (_, writer), self._late = self._late, None
             await writer.close(self._patience)
-
-    async def _store_less(
-        self, writer: Writer, task_id: str, outcome: Outcome, reason: Exception
-    ) -> None:
-        """Store what the server takes of a result that it has refused."""
-        submit = writer.lesser_results.submit
-        row = self._rows.without_call(task_id, outcome, reason)
-        if row is not None:
-            with suppress(*REFUSALS):
-                check_size(row)
-                await submit(row)
-                return
-        await submit(self._rows.refusal(task_id, outcome, reason))
 
     async def _close(self) -> None:
         """Close the connections; to the end, though whoever waits for that is cancelled."""

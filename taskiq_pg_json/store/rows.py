@@ -71,25 +71,24 @@ class RowEncoder:
     def __init__(self, serializer: ResultSerializer) -> None:
         self._serializer = serializer
 
-    def result(self, task_id: str, outcome: Outcome) -> ResultRow:
-        """Return the row of a task that has ended.
+    def result(self, task_id: str, outcome: Outcome) -> tuple[ResultRow, ResultEncodeError | None]:
+        """Return the row of a task that has ended, and the error that has made it a failure.
 
         A return value that cannot be stored makes it a FAILURE whose error says which path and type
         it was; arguments and labels that cannot are left out. No serializer keeps it from an end.
         """
         try:
-            return self._result(task_id, outcome)
+            return self._result(task_id, outcome), None
         except ResultEncodeError as exc:
             error = exc
         except INTERRUPTS:
             raise
         except BaseException as exc:  # noqa: BLE001 - a serializer may be of the user's own
             if _has_call(outcome):
-                logger.warning("Task %s is stored without its call: %r", task_id, exc)
+                logger.warning("The call of task %s is not stored: %r", task_id, exc)
                 return self.result(task_id, _without_call(outcome))
             error = _unwritable(task_id, outcome, exc)
-        logger.warning("Task %s is stored as a failure: %s", task_id, error)
-        return self._failure(task_id, outcome, error)
+        return self._failure(task_id, outcome, error), error
 
     def _failure(self, task_id: str, outcome: Outcome, error: ResultEncodeError) -> ResultRow:
         try:
@@ -116,29 +115,20 @@ class RowEncoder:
         log = outcome.log and _storable(outcome.log)
         return _row(task_id, status, encoded, info, log=log, execution_time=_seconds(outcome))
 
-    def without_call(self, task_id: str, outcome: Outcome, reason: Exception) -> ResultRow | None:
-        """Return the row of a result without what is beside it, which is no reason to lose it.
+    def without_call(
+        self, task_id: str, outcome: Outcome
+    ) -> tuple[ResultRow, ResultEncodeError | None] | None:
+        """Return what ``result()`` does without what is beside it, which is no reason to lose it.
 
         None where nothing is.
         """
         if outcome.info is None and outcome.log is None and not outcome.labels:
             return None
-        logger.warning("Task %s is stored without its call: %s", task_id, reason)
         return self.result(task_id, _bare(outcome))
 
-    def refusal(self, task_id: str, outcome: Outcome, reason: Exception) -> ResultRow:
+    def refusal(self, task_id: str, outcome: Outcome, error: ResultEncodeError) -> ResultRow:
         """Return the row that stands in for one that the server refused."""
-        error = ResultEncodeError(
-            _ascii(
-                f"PostgreSQL refused the result of task {task_id}: {reason}. "
-                "Return something smaller or simpler."
-            ),
-            task_id=task_id,
-            path="return_value",
-            type_name=_ascii(full_name(type(outcome.return_value))),
-        )
-        logger.warning("Task %s is stored as a failure: %s", task_id, error)
-        return self.result(task_id, _refused(_bare(outcome), error))
+        return self._failure(task_id, _bare(outcome), error)
 
     def state(
         self, task_id: str, status: Status, info: TaskInfo, error: BaseException | None
@@ -173,17 +163,6 @@ class RowEncoder:
             logger.warning("The %s of task %s are not stored: %s", column, task_id, error)
         rest = {name: value for name, value in columns.items() if name != column}
         return self._encode(task_id, rest)
-
-
-def refused_progress(task_id: str, progress: Progress, reason: Exception) -> ResultEncodeError:
-    """Return the error for a progress that the server refused."""
-    return ResultEncodeError(
-        f"PostgreSQL refused the progress of task {task_id}: {reason}. "
-        "Report something smaller or simpler.",
-        task_id=task_id,
-        path="meta",
-        type_name=full_name(type(progress.meta)),
-    )
 
 
 def _row(
@@ -258,8 +237,8 @@ def _bare(outcome: Outcome) -> Outcome:
     outcome = replace(_without_call(outcome), log=None)
     info = outcome.info and replace(
         outcome.info,
-        task_name=_ascii(outcome.info.task_name),
-        worker=outcome.info.worker and _ascii(outcome.info.worker),
+        task_name=in_ascii(outcome.info.task_name),
+        worker=outcome.info.worker and in_ascii(outcome.info.worker),
     )
     return replace(outcome, info=info)
 
@@ -290,7 +269,8 @@ def _storable(text: str | None) -> str | None:
     return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
 
 
-def _ascii(text: str) -> str:
+def in_ascii(text: str) -> str:
+    """Escape what is not ASCII, which is all that a database of another encoding may hold."""
     return text.encode("ascii", "backslashreplace").decode()
 
 
