@@ -488,6 +488,25 @@ async def test_a_role_without_ddl_rights_starts_on_current_tables(
     await drive(await start(limited, schema=schema_name, migrate="verify"))
 
 
+async def test_a_role_is_told_of_the_table_alone_that_it_may_not_write(
+    start, limited, admin, schema_name, caplog
+):
+    role = conninfo_to_dict(limited)["user"]
+    await start(schema=schema_name, table_name="shop")
+    rights = {
+        table: f'SELECT, INSERT, UPDATE, DELETE ON "{schema_name}"."{table}"'
+        for table in ("shop", "shop_progress")
+    }
+    for granted, lacking in (rights.values(), reversed(rights.values())):
+        admin.execute(f"GRANT {granted} TO {role}")
+        await start(limited, schema=schema_name, table_name="shop")
+        (warning,) = caplog.messages
+        assert f"{role} lacks {lacking}: what it cannot store is lost." in warning
+        assert warning.partition("run ")[2] == f"GRANT {lacking} TO {role};"
+        caplog.clear()
+        admin.execute(f"REVOKE {granted} FROM {role}")
+
+
 async def test_a_role_that_cannot_write_results_is_told_so_when_it_starts(
     start, limited, admin, schema_name, caplog
 ):
@@ -502,7 +521,11 @@ async def test_a_role_that_cannot_write_results_is_told_so_when_it_starts(
     assert not caplog.records
     reader = await start(limited, schema=schema_name, table_name="shop", write_timeout=0.3)
     (warning,) = caplog.messages
-    assert f"{role} may not SELECT, INSERT, UPDATE, DELETE" in warning
+    rights = (
+        f'INSERT, UPDATE, DELETE ON "{schema_name}"."shop"',
+        f'SELECT, INSERT, UPDATE, DELETE ON "{schema_name}"."shop_progress"',
+    )
+    assert f"{role} lacks {rights[0]}, and {rights[1]}: what" in warning
     assert (await reader.get_result("id")).return_value == 1
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied"):
         await reader.set_result("id", finished(2))

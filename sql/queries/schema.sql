@@ -1,14 +1,16 @@
 -- schema_version --
--- The table's oid and comment, the type of its task ids, and what this role may not do with it or with the
--- progress; NULLs when there is no such table. Reading pg_class makes the server look afresh:
+-- The table's oid and comment, the type of its task ids, and the rights on it and on the progress that this
+-- role lacks, as a GRANT names them; NULLs when there is no such table. Reading pg_class makes the server look afresh:
 -- to_regclass() by itself may answer what was true before a lock was waited for.
 SELECT found.oid, obj_description(found.oid, 'pg_class'),
        (SELECT format_type(atttypid, NULL) FROM pg_attribute
         WHERE attrelid = found.oid AND attname = 'task_id'),
-       (SELECT string_agg(needed, ', ')
-        FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS needed
-        WHERE NOT has_table_privilege(found.oid, needed)
-           OR NOT has_table_privilege(to_regclass(%(progress)s), needed)),
+       (SELECT array_agg(lacking.rights || ' ON ' || used.name ORDER BY used.number)
+        FROM unnest(ARRAY[%(table)s, %(progress)s]::text[]) WITH ORDINALITY AS used (name, number),
+             LATERAL (SELECT string_agg(needed, ', ')
+                      FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS needed
+                      WHERE NOT has_table_privilege(to_regclass(used.name), needed)) AS lacking (rights)
+        WHERE lacking.rights IS NOT NULL),
        quote_ident(current_user)
 FROM (SELECT to_regclass(%(table)s)::oid) AS wanted (oid)
 LEFT JOIN pg_class AS found ON found.oid = wanted.oid;

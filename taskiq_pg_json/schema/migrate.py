@@ -82,22 +82,19 @@ class Schema:
             "progress": self._names.relation("progress").as_string(),
         }
         found = await _fetch(connection, "schema_version", tables)
-        oid, comment, id_type, denied, role = found[0]
+        oid, comment, id_type, lacking, role = found[0]
         if oid is None:
             return 0
         match = _COMMENT_PATTERN.match(comment or "")
         if match is None:
             raise await self._foreign(connection, oid)
         self._check_task_id(id_type)
-        if denied is not None:  # no error: it may be here to read
+        if lacking is not None:  # no error: it may be here to read
             logger.warning(
-                "The role %s may not %s the results of the table %s: what it cannot store is lost. "
-                "As the table's owner, run GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %s;",
+                "The role %s lacks %s: what it cannot store is lost. As the table's owner, run %s",
                 role,
-                denied,
-                self._names,
-                ", ".join(tables.values()),
-                role,
+                ", and ".join(lacking),
+                " ".join(f"GRANT {rights} TO {role};" for rights in lacking),
             )
         return int(match[1])
 
