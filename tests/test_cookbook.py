@@ -83,6 +83,7 @@ HOURLY = [
     + [target["rawSql"] for panel in PANELS for target in panel["targets"]]
     if "date_trunc('hour'" in query
 ]
+assert HOURLY
 
 
 @pytest.mark.parametrize("query", HOURLY, ids=range(len(HOURLY)))

@@ -73,7 +73,7 @@ async def backlog_plans(pool, admin, seeded, wide):
     admin.execute(
         f"INSERT INTO {table} (task_id, status, return_value) SELECT 'wait-' || i, 'QUEUED', "
         """CASE WHEN i IN (7, 77) THEN '{"paid": true, "order_id": 0}'::jsonb END """
-        f"FROM generate_series(1, 800) AS i; ANALYZE {table}"
+        f"FROM generate_series(1, 4000) AS i; ANALYZE {table}"
     )
     async with ResultStore(pool=pool, table_name=wide, schema=seeded, migrate="verify") as store:
         yield Explained(store)

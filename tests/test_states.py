@@ -153,6 +153,40 @@ class TestStates:
         await backend.store.discard_state("id", first)
         assert (await backend.store.get("id")).started_at == second.started_at
 
+    async def test_times_without_a_zone_are_in_utc(self, backend):
+        aware = TaskInfo("t", started_at=now())
+        noon = datetime(2026, 7, 1, 12, tzinfo=timezone.utc)
+        naive = TaskInfo("t", started_at=noon.replace(tzinfo=None))
+        record, discard = backend.store.record_state, backend.store.discard_state
+        infos = {str(number): naive if number == 5 else aware for number in range(20)}
+        await asyncio.gather(*(record(id_, Status.STARTED, info) for id_, info in infos.items()))
+        assert (await backend.store.get("5")).started_at == noon
+        await asyncio.gather(*(discard(id_, info) for id_, info in infos.items()))
+        assert await backend.store.get_many(infos) == {}
+
+    async def test_an_attempt_can_be_taken_back_while_a_shutdown_waits(
+        self, backend, connect, made_table
+    ):
+        info = TaskInfo("t", started_at=now())
+        for id_ in ("held", "free"):
+            await backend.store.record_state(id_, Status.STARTED, info)
+        holder = await connect(autocommit=False)
+        await holder.execute(
+            sql.SQL("SELECT FROM {} WHERE task_id = 'held' FOR UPDATE").format(
+                sql.Identifier(made_table)
+            )
+        )
+        held = asyncio.create_task(backend.store.set_result("held", Outcome(1, info=info)))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(backend.shutdown())
+        await asyncio.sleep(0.05)
+        await backend.store.discard_state("free", info)
+        assert not closing.done()
+        await holder.rollback()
+        await asyncio.gather(held, closing)
+        await backend.startup()
+        assert [record.task_id for record in (await backend.store.search()).items] == ["held"]
+
     async def test_a_state_that_cannot_be_written_stops_no_task(
         self, start_broker, backend, admin, table_name, caplog
     ):

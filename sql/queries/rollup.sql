@@ -34,7 +34,8 @@ SELECT count(part.id) = 3
        bool_and(has_table_privilege(part.id, 'INSERT') AND has_table_privilege(part.id, 'UPDATE')
                 AND has_table_privilege(part.id, 'DELETE')) AS writable,
        current_setting('transaction_read_only') = 'off'
-           AND NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = any (array_agg(part.id))) AS here
+           AND NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = any (array_agg(part.id)))
+           AS takes_writes
 FROM (VALUES (to_regclass({rollup_literal})), (to_regclass({rollup_hours_literal})),
              (to_regclass({rollup_marks_literal}))) AS part (id);
 

@@ -289,7 +289,7 @@ class Connections:
     async def _execute_behind(self, statement: bytes, values: Mapping[str, object]) -> bool:
         """Run a statement in the pipeline; False where it should not be."""
         kept = self._kept
-        if kept is None or asyncio.get_running_loop() is not self._loop:
+        if kept is None:
             return False
         pipeline = kept.pipeline or await kept.start_pipeline(self._timeout)
         if pipeline is None:
@@ -340,8 +340,7 @@ class Connections:
         In a task of its own: the pool's look swallows the cancellation of its caller, and may take
         long where a dead connection is among those lent.
         """
-        loop = asyncio.get_running_loop()
-        if not self._open or self._pool is None or loop is not self._loop:
+        if not self._open or self._pool is None:
             return
         if self._kept is None:
             look = self._pool.check()
@@ -349,7 +348,7 @@ class Connections:
             look = self._kept.renew()
         else:
             look = self._kept.check()
-        task = loop.create_task(look)
+        task = asyncio.get_running_loop().create_task(look)
         self._recoveries.add(task)
         task.add_done_callback(self._recoveries.discard)
         done, _ = await asyncio.wait({task}, timeout=_LONGEST_WAIT)

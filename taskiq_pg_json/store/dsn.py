@@ -74,7 +74,8 @@ async def conninfo_of(dsn: Dsn) -> str:
 async def called(dsn: Callable[[], Any]) -> str:
     """Call a dsn callable in a thread: it may start a server or ask for a password."""
     # A coroutine that a thread hands over to whoever has been cancelled would never be awaited.
-    found = dsn() if inspect.iscoroutinefunction(dsn) else await asyncio.to_thread(dsn)
+    is_async = any(map(inspect.iscoroutinefunction, (dsn, type(dsn).__call__)))
+    found = dsn() if is_async else await asyncio.to_thread(dsn)
     if inspect.isawaitable(found):
         found = await found
     if not _is_text(found):
@@ -120,10 +121,8 @@ def _parsed(dsn: str) -> dict[str, Any]:
             f"{f' (is {meant[0]} meant?)' if meant else ''}."
         ) from None
     if wrong := wrong_parameter(parsed):
-        raise ConfigurationError(
-            f"dsn= has {wrong}. If it is a URL whose password has an @ or a /, write these as %40 "
-            "and %2F."
-        )
+        hint = " If its password has an @ or a /, write these as %40 and %2F."
+        raise ConfigurationError(f"dsn= has {wrong}.{hint if '://' in dsn else ''}")
     return parsed
 
 
@@ -138,8 +137,9 @@ def wrong_parameter(parameters: Mapping[str, object]) -> str | None:
     ports = str(parameters.get("port") or "").split(",")
     if not all(re.fullmatch(r"\s*[+-]?\d*\s*", port) for port in ports):
         return "a port that is not a number"
+    timeout = parameters.get("connect_timeout")
     try:
-        int(float(str(parameters.get("connect_timeout", 0))))
+        int(float(str(0 if timeout is None else timeout)))
     except (ValueError, OverflowError):
         return "a connect_timeout that is not a number"
     return None

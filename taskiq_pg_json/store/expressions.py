@@ -330,8 +330,11 @@ def _forms(value: object) -> tuple[object, ...]:
 
 
 def _compares_by_size(value: object) -> bool:
-    """Whether other texts are equal to that of a Decimal: NaN and infinities have one."""
-    return isinstance(value, Decimal) and value.is_finite()
+    """Whether other texts are equal to that of a Decimal: NaN and infinities have one.
+
+    A signalling NaN is refused where sizes are compared.
+    """
+    return isinstance(value, Decimal) and not value.is_qnan() and not value.is_infinite()
 
 
 def _may_be_an_index(step: str | int | None) -> bool:

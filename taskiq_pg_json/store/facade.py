@@ -17,7 +17,7 @@ from taskiq_pg_json.store.listen import Listener
 from taskiq_pg_json.store.reads import Heavy, Reader
 from taskiq_pg_json.store.refused import refused_progress
 from taskiq_pg_json.store.removals import Remover
-from taskiq_pg_json.store.rows import RowEncoder
+from taskiq_pg_json.store.rows import RowEncoder, aware
 from taskiq_pg_json.store.searchable import Searchable
 from taskiq_pg_json.store.task_ids import checked_task_id, checked_uuid, listed
 from taskiq_pg_json.store.waiting import Waiter
@@ -181,9 +181,9 @@ class ResultStore(Searchable):
         self._move_here()
         async with self._coming_or_going:
             try:
-                await asyncio.gather(
-                    self._writer.close(self._patience), self._remover.close(self._patience)
-                )
+                await self._writer.close(self._patience)
+                # Attempts that come to nothing are taken back until then.
+                await self._remover.close(self._patience)
                 await self._reader.close(self._patience)
             finally:  # cancelled, it must not stay half open
                 await self._close()
@@ -276,8 +276,9 @@ class ResultStore(Searchable):
 
     async def discard_state(self, task_id: str, info: TaskInfo) -> None:
         """Forget an attempt that leaves no result."""
-        if info.started_at is not None:
-            await self._remover.discards.submit((self._checked_id(task_id), info.started_at))
+        started_at = aware(info.started_at)
+        if started_at is not None:
+            await self._remover.discards.submit((self._checked_id(task_id), started_at))
 
     async def is_ready(self, task_id: str, timeout: float = 0) -> bool:
         """Whether the task has ended, after ``timeout`` seconds at most."""
@@ -427,7 +428,7 @@ class ResultStore(Searchable):
 
     def _make_parts(self) -> None:
         self._writer = self._new_writer(self._connections)
-        self._remover = Remover(self._connections, self.names)
+        self._remover = Remover(self._connections, self.names, lanes=_WRITE_LANES)
         self._reader = Reader(self._connections, self.names, self.serializer, lanes=_READ_LANES)
         self._listener = Listener(
             self._connections, self.names, self._reader.ready_among, enabled=self._notify

@@ -6,11 +6,9 @@ import asyncio
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from psycopg.errors import QueryCanceled
-
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.arrays import as_array
-from taskiq_pg_json.store.unlocked import LOCK_LIMIT, unlocked_batcher
+from taskiq_pg_json.store.unlocked import CANCELED, LOCK_LIMIT, unlocked_batcher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,9 +21,6 @@ if TYPE_CHECKING:
     _Attempt: TypeAlias = tuple[str, datetime]
     """A task's id, and when the attempt began."""
 
-_LANES = 2
-_CANCELED = frozenset({QueryCanceled.sqlstate or ""})
-
 
 class Remover:
     """Every removal of a store by task ids.
@@ -35,15 +30,15 @@ class Remover:
         discards: of the states of attempts that leave no result.
     """
 
-    def __init__(self, connections: Connections, names: Names) -> None:
+    def __init__(self, connections: Connections, names: Names, *, lanes: int) -> None:
         self._connections = connections
         self._delete = _RemovalStatement(names, "delete")
         self._discard_state = _RemovalStatement(names, "discard_state")
         self.deletions: MicroBatcher[str, bool] = unlocked_batcher(
-            connections, names, self._flush_deletions, key=str, lanes=_LANES
+            connections, names, self._flush_deletions, key=str, lanes=lanes
         )
         self.discards: MicroBatcher[_Attempt, None] = unlocked_batcher(
-            connections, names, self._flush_discards, key=itemgetter(0), lanes=_LANES, choose=None
+            connections, names, self._flush_discards, key=itemgetter(0), lanes=lanes, choose=None
         )
 
     async def close(self, patience: float) -> None:
@@ -77,7 +72,7 @@ class Remover:
             statement.plain if slow_after is not None else statement.careful,
             {name: as_array(column) for name, column in values.items()} | LOCK_LIMIT,
             prepare=False,
-            also=_CANCELED,
+            also=CANCELED,
             slow_after=slow_after,
         )
 

@@ -85,10 +85,10 @@ class Rollup:
             return False
         limit = None if timeout is None else timeout * _SHARE_IN_PASSING
         with suppress(*_TROUBLE):
-            ((kept, readable, writable, here),) = await self._fetch("rollup_access", limit)
+            ((kept, readable, writable, takes_writes),) = await self._fetch("rollup_access", limit)
             if not kept or not readable:
                 return False
-            if writable and here:
+            if writable and takes_writes:
                 with suppress(*_TROUBLE):
                     counted = await self._refresh_some(
                         1, wait=_FOR_WRITERS_IN_PASSING, timeout=limit
@@ -105,8 +105,8 @@ class Rollup:
 
         Who may not write the rollup is told so by the server.
         """
-        ((kept, _, _, here),) = await self._fetch("rollup_access")
-        if not kept or not here:
+        ((kept, _, _, takes_writes),) = await self._fetch("rollup_access")
+        if not kept or not takes_writes:
             return 0
         deadline = None if timeout is None else time.monotonic() + timeout
         counted: set[datetime] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from datetime import datetime  # noqa: TC003 - of the fields of a NamedTuple
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from taskiq_pg_json.errors import ResultEncodeError
@@ -178,7 +178,9 @@ def _row(
     task_name = worker = queued_at = started_at = finished_at = None
     if info is not None:
         task_name, worker = _cut(_storable(info.task_name)), _storable(info.worker)
-        queued_at, started_at, finished_at = info.queued_at, info.started_at, info.finished_at
+        queued_at, started_at, finished_at = map(
+            aware, (info.queued_at, info.started_at, info.finished_at)
+        )
     values = (
         task_id,
         status,
@@ -267,6 +269,13 @@ def _storable(text: str | None) -> str | None:
     if text is None or (text.isascii() and "\0" not in text):
         return text
     return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+
+
+def aware(moment: datetime | None) -> datetime | None:
+    """Give a time without a zone that of ``TaskInfo``."""
+    if moment is None or moment.tzinfo is not None:
+        return moment
+    return moment.replace(tzinfo=timezone.utc)
 
 
 def in_ascii(text: str) -> str:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LOCK_LIMIT: dict[str, object] = {"lock_limit": "100"}
 """For how many milliseconds a careful statement waits for a row, as its parameter."""
 
+CANCELED = frozenset({QueryCanceled.sqlstate or ""})
+"""The SQLSTATE of a statement that took longer than its session allows."""
+
 LIMIT_ERRORS = (LockNotAvailable, QueryCanceled)
 """What a batch fails with that is too large, or has one row that somebody has locked."""
 

@@ -14,7 +14,7 @@ from taskiq_pg_json.store.announce import Announcer
 from taskiq_pg_json.store.batching import later
 from taskiq_pg_json.store.retrying import NEVER, NO_WRITES
 from taskiq_pg_json.store.statements import BatchStatement, RowT
-from taskiq_pg_json.store.unlocked import LOCK_LIMIT, unlocked_batcher
+from taskiq_pg_json.store.unlocked import CANCELED, LOCK_LIMIT, unlocked_batcher
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -50,8 +50,7 @@ _SUSPECTED = (
 
 _OUT_OF_MEMORY = psycopg.errors.OutOfMemory.sqlstate or ""
 _WAIT_FOR_TABLE = {error.sqlstate or "": 5.0 for error in _SUSPECTED}  # seconds
-_CANCELED = frozenset({psycopg.errors.QueryCanceled.sqlstate or ""})
-_WAIT_TOGETHER = dict.fromkeys(_CANCELED, 0.5)  # seconds
+_WAIT_TOGETHER = dict.fromkeys(CANCELED, 0.5)  # seconds
 
 REFUSALS = ROW_ERRORS + _SUSPECTED
 """What a row that cannot be written fails with."""
@@ -242,7 +241,7 @@ class Writer:
         is_light = slow_after is not None and count > 1 and size <= count * _LIGHT_BYTES
         execute = self._connections.execute_light if is_light else self._connections.execute
         # A batch is halved that reaches a limit; a row alone can only try again.
-        also = NO_WRITES if count > 1 else NO_WRITES | _CANCELED
+        also = NO_WRITES if count > 1 else NO_WRITES | CANCELED
         await execute(
             text,
             values | shared,
