@@ -137,6 +137,10 @@ class WatchedError(Exception):
         return super().__reduce__()
 
 
+class Mood(str, enum.Enum):
+    GOOD = "good"
+
+
 class Unreprable:
     def __repr__(self):
         raise ValueError("no repr")
@@ -792,6 +796,24 @@ def test_a_group_that_its_members_and_itself_hold_comes_back(comes_back, message
 
 
 @needs_groups
+@pytest.mark.parametrize("message", ["g", "nul \0", Mood.GOOD])
+@pytest.mark.parametrize("members", [list, tuple])
+@pytest.mark.parametrize("place", ["args", "attrs"])
+def test_the_message_of_a_group_that_holds_itself_comes_back_as_it_was(
+    comes_back, message, members, place
+):
+    exc = Group(message, members([ValueError(1)]))
+    if place == "attrs":
+        exc.args = (message, "another")  # not its own: the message is stored apart
+    exc.exceptions[0].group = exc
+    back = comes_back(exc)
+    assert type(back) is Group
+    assert (back.message, type(back.message)) == (message, type(message))
+    assert back.args[0] == message
+    assert back.exceptions[0].group is back
+
+
+@needs_groups
 def test_a_group_with_its_own_constructor_that_holds_itself_comes_back(comes_back):
     exc = BatchError([ValueError(1)], 7)
     exc.me = exc.exceptions[0].batch_error = exc
@@ -872,10 +894,6 @@ def test_what_does_not_encode_is_stored_as_its_repr(comes_back):
     assert back.args[2]["deep"][1] == Decimal("1.5")
     assert "Unreprable" in back.gone
     assert back.kept == {1, 2}
-
-
-class Mood(str, enum.Enum):
-    GOOD = "good"
 
 
 class Named(str):

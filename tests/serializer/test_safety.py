@@ -428,6 +428,56 @@ def chained_groups(number, step, references=1):
     return EncodedRow({"error": orjson.dumps(error)})
 
 
+def groups_in_groups(number, place):
+    """The row of a group that holds itself, and in its place of the message one like it."""
+    group_type = "exception:builtins:ExceptionGroup"
+    leaf = {"type": "ValueError", "module": "builtins", "message": "x", "args": ["x"]}
+    plain, node = leaf, "exception:builtins:ValueError"
+    for _ in range(number):
+        attrs, fields = {"me": {"same_as": "$"}}, {"me": group_type}
+        args, of_args = ["g", plain], {"fields": {"1": node}}
+        if place == "attrs":
+            attrs, fields = {**attrs, "message": plain}, {**fields, "message": node}
+            args, of_args = ["g"], None
+        plain = {"type": "ExceptionGroup", "module": "builtins", "message": "g"}
+        plain |= {"args": args, "attrs": attrs, "children": [leaf]}
+        node = {"type": group_type, "fields": {"attrs": {"fields": fields}}}
+        if of_args is not None:
+            node["fields"]["args"] = of_args
+    return row_of(plain, node)
+
+
+@pytest.mark.timeout(20, method="thread")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("place", ["args", "attrs"])
+def test_what_a_group_holds_beside_its_message_is_decoded_once(place):
+    with suppress(ResultDecodeError):
+        JsonSerializer().decode(groups_in_groups(40, place), task_id="t")
+
+
+def doubling_groups(number):
+    """The row of a group that holds a group of twice as many errors, and so on."""
+    group_type = "exception:builtins:ExceptionGroup"
+    leaf = {"type": "ValueError", "module": "builtins", "message": "x", "args": ["x"]}
+    group = {"type": "ExceptionGroup", "module": "builtins", "message": "g", "args": ["g"]}
+    plain, node = {**group, "children": [{"same_as": "$", "outer": 1}] * 2}, group_type
+    for level in range(number):
+        members = [leaf] if level == number - 1 else [{"same_as": "$", "outer": 1}] * 2
+        plain = {**group, "children": members, "attrs": {"next": plain}}
+        node = {"type": group_type, "fields": {"attrs": {"fields": {"next": node}}}}
+    return row_of(plain, node)
+
+
+def test_groups_of_the_errors_around_them_come_back():
+    back = JsonSerializer().decode(doubling_groups(5), task_id="t")["return_value"]
+    assert back.next.exceptions == (back, back)
+
+
+def test_groups_of_the_errors_around_them_that_would_be_printed_without_end_are_refused():
+    with pytest.raises(ResultDecodeError, match="share"):
+        JsonSerializer().decode(doubling_groups(19), task_id="t")
+
+
 @pytest.mark.parametrize("step", [1, -1])
 def test_groups_that_refer_to_each_other_come_back(step):
     back = JsonSerializer().decode(chained_groups(1_000, step), task_id="t")["error"]

@@ -82,7 +82,7 @@ class _Decoder:
         self._stored: dict[str, _Stored] = {}
         self._same_as: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
-        self._empty: dict[str, BaseException | None] = {}
+        self._empty: dict[str, BaseException] = {}
         self._made: dict[str, BaseException] = {}
 
     def decode(self, plain: object, node: Node | None) -> BaseException:
@@ -165,12 +165,8 @@ class _Decoder:
         if where in self._made:
             return self._made[where]
         if where not in self._empty:
-            self._empty[where] = None
             self._empty[where] = self._begin(self._stored[where])
-        exc = self._empty[where]
-        if exc is None:
-            raise _damaged("a group's message is text")
-        return exc
+        return self._empty[where]
 
     def size_at(self, place: str) -> int:
         """How many errors print with the one at a place."""
@@ -217,15 +213,18 @@ class _Decoder:
         return cls if cls is not None and issubclass(cls, BaseException) else None
 
     def _group_message(self, stored: _Stored) -> object:
-        """The message alone: what else a group holds may hold the group."""
-        attrs = stored.plain.get("attrs")
-        if not isinstance(attrs, dict) or "message" not in attrs:
-            return (self._part(stored, "args", list) or [""])[0]
-        node = stored.fields.get("attrs")
-        of_message = _fields(node).get("message")
-        if of_message is None and isinstance(node, dict):
-            of_message = cast("Node | None", node.get("items"))
-        return self._decode_value(attrs["message"], of_message, f"{stored.where[1:]}.attrs.message")
+        """The message alone, which is text: what else a group holds may hold the group."""
+        holder: object = stored.plain.get("attrs")
+        if isinstance(holder, dict) and "message" in holder:
+            plain, node = holder["message"], _child(stored.fields.get("attrs"), "message")
+            path = "attrs.message"
+        else:
+            holder = stored.plain.get("args")
+            plain = holder[0] if isinstance(holder, list) and holder else None
+            node, path = _child(stored.fields.get("args"), "0"), "args[0]"
+        if not isinstance(plain, str):
+            raise _damaged("a group's message is text")
+        return self._decode_value(plain, node, f"{stored.where[1:]}.{path}")
 
     def _part(self, stored: _Stored, key: str, expected: type[_T]) -> _T | None:
         if key not in stored.plain:
@@ -292,6 +291,12 @@ def _fields(node: Node | None) -> dict[str, Node]:
     if not isinstance(fields, dict):
         raise _damaged("'fields' is an object")
     return fields
+
+
+def _child(node: Node | None, name: str) -> Node | None:
+    """The node of one child of a dict or a list."""
+    common = node.get("items") if isinstance(node, dict) else None
+    return _fields(node).get(name, cast("Node | None", common))
 
 
 def _text(plain: dict[str, object], key: str) -> str:
