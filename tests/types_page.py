@@ -85,6 +85,9 @@ _REST = """
   Duration are days then.
 - A numpy array comes back in C order, and can be written to.
 - Of a chain of causes or contexts the 50 errors next to the one that was raised are kept.
+- An error in a set that it holds itself, or in a dict's key, is put there when it has its arguments and
+  not yet its attributes. Where its hash needs these, the set comes back as a list, and the dict with
+  its keys as text, with a warning.
 - An ImportError comes back without its `name_from` where its module is not imported, and a
   SyntaxError without its `_metadata`: printing it would import the module, or read the file.
 - Values nested deeper than 64 levels are whole, but their deeper levels stand in `types`, not in

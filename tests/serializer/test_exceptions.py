@@ -719,6 +719,47 @@ def test_an_exception_that_holds_itself_comes_back_as_one_object(comes_back, mak
         assert (back.code, back.private) == ((back,), "private")
 
 
+class HashedError(Exception):
+    def __hash__(self):
+        return hash(self.args[0])
+
+    def __eq__(self, other):
+        return type(other) is HashedError and self.args[0] == other.args[0]
+
+
+class CodeError(Exception):
+    def __init__(self, code):
+        super().__init__(code)
+        self.code = code
+
+    def __hash__(self):
+        return hash(self.code)
+
+    def __eq__(self, other):
+        return type(other) is CodeError and self.code == other.code
+
+
+@pytest.mark.parametrize("beside", [(), ("self",)], ids=["attributes", "arguments too"])
+def test_an_error_is_found_in_a_set_that_it_holds_by_the_hash_of_its_arguments(comes_back, beside):
+    exc = HashedError("k")
+    exc.args += tuple(exc for _ in beside)
+    exc.seen, exc.marks = {exc}, {exc: 1}
+    back = comes_back(exc)
+    assert type(back) is HashedError
+    assert back in back.seen
+    assert back.marks[back] == 1
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.UnresolvedTypeWarning")
+def test_a_set_whose_error_has_its_hash_of_an_attribute_comes_back_as_a_list(comes_back):
+    exc = CodeError("k")
+    exc.seen, exc.marks = {exc}, {exc: 1}
+    back = comes_back(exc)
+    assert (type(back), back.code, back.seen) == (CodeError, "k", [back])
+    assert list(back.marks.values()) == [1]
+    assert isinstance(next(iter(back.marks)), str)
+
+
 @pytest.mark.parametrize("column", ["error", "return_value"])
 def test_errors_that_are_lists_of_themselves_come_back(serializer, jsonb_roundtrip, column):
     def comes_back(exc):

@@ -83,6 +83,7 @@ class _Decoder:
         self._same_as: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
         self._empty: dict[str, BaseException] = {}
+        self._args: dict[str, list[object]] = {}
         self._made: dict[str, BaseException] = {}
 
     def decode(self, plain: object, node: Node | None) -> BaseException:
@@ -160,12 +161,13 @@ class _Decoder:
         return order
 
     def error_at(self, place: str) -> BaseException:
-        """The error at a place; one that is not made yet is empty so far."""
+        """The error at a place; one that is not made yet has no more than its arguments so far."""
         where = self._other(place)
         if where in self._made:
             return self._made[where]
         if where not in self._empty:
             self._empty[where] = self._begin(self._stored[where])
+            self._set_args(where)
         return self._empty[where]
 
     def size_at(self, place: str) -> int:
@@ -184,13 +186,20 @@ class _Decoder:
                 pass
         return _stand_in(stored)
 
+    def _set_args(self, where: str) -> None:
+        """Set what is known of an error that is held so far: a set asks for its hash at once."""
+        if where in self._empty and where in self._args:
+            restore(self._empty[where], self._args[where], {})
+
     def _make(self, where: str) -> BaseException:
         stored = self._stored[where]
         args = self._part(stored, "args", list) or []
-        attrs = self._part(stored, "attrs", dict) or {}
         message = _text(stored.plain, "message")
         if stored.plain.get("truncated") is True:
             args = [message]
+        self._args[where] = args
+        self._set_args(where)
+        attrs = self._part(stored, "attrs", dict) or {}
         members = [self._made[self._other(place)] for place in stored.children]
         cls = self._class_of(stored)
         begun = self._empty.get(where)
