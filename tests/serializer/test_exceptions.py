@@ -1317,9 +1317,9 @@ def test_a_reference_outside_of_any_error_is_a_decode_error(serializer, column):
         serializer.decode(row, task_id="t")
 
 
-def test_state_that_a_class_refuses_is_not_set_on_an_error_that_is_held(serializer, stored):
+def test_what_a_class_refuses_is_all_that_an_error_that_is_held_lacks(serializer, stored):
     exc = UnicodeDecodeError("utf-8", b"a", 0, 1, "r")
-    exc.me = exc
+    exc.me, exc.order = exc, 7
     row = stored(exc)
     plain = orjson.loads(row.columns["error"])
     plain["attrs"]["start"] = -(2**40)
@@ -1328,6 +1328,19 @@ def test_state_that_a_class_refuses_is_not_set_on_an_error_that_is_held(serializ
     assert type(back["error"]) is UnicodeDecodeError
     assert (back["error"].args, back["error"].start) == (exc.args, 0)
     assert str(back["error"]) == ""
+    assert vars(back["error"]) == {"me": back["error"], "order": 7}
+
+
+def test_diagnostics_that_are_none_are_all_that_an_error_that_is_held_lacks(serializer, stored):
+    exc = psycopg.errors.UniqueViolation("duplicate")
+    exc.me, exc.order = exc, 7
+    row = stored(exc)
+    plain = orjson.loads(row.columns["error"])
+    plain["attrs"]["diag"] = {"sqlstate": 1}
+    back = serializer.decode(EncodedRow({"error": orjson.dumps(plain)}, row.types), task_id="t")
+    assert (type(back["error"]), str(back["error"])) == (type(exc), "duplicate")
+    assert (back["error"].me, back["error"].order) == (back["error"], 7)
+    assert back["error"].diag.sqlstate is None
 
 
 @needs_groups

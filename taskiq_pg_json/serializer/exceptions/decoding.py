@@ -12,6 +12,7 @@ from taskiq_pg_json.serializer.exceptions.printable import INTERRUPTS, printable
 from taskiq_pg_json.serializer.exceptions.state import (
     empty,
     fill,
+    fill_in_part,
     rebuild,
     restore,
     set_links,
@@ -43,7 +44,8 @@ def decode_exception(
     """The exception that ``encode_exception`` wrote, its traceback made of the remote frames.
 
     Where its class cannot be had, or cannot be in the stored state, a ``RemoteError`` named after
-    that class takes its place. Where it refers to one of ``open_errors``, it is that error, which
+    that class takes its place; one that holds itself keeps its class, and is without its slots and
+    what it keeps in C then. Where it refers to one of ``open_errors``, it is that error, which
     may be empty so far.
 
     Raises:
@@ -206,13 +208,13 @@ class _Decoder:
         if cls is not None and not isinstance(begun, RemoteError):
             try:
                 exc = rebuild(cls, args, attrs, members)
-                # One that others hold already gets nothing that another one has refused.
+                # One that others hold already is tried on another: it cannot be exchanged any more.
                 return exc if begun is None else fill(begun, args, attrs, members)
             except INTERRUPTS:
                 raise
             except BaseException:  # noqa: BLE001 - likewise
                 if begun is not None:
-                    return restore(begun, args, {})
+                    return fill_in_part(begun, args, attrs, members)
         if members:
             attrs = {**attrs, "exceptions": tuple(members)}
         return restore(_stand_in(stored) if begun is None else begun, args, attrs)

@@ -168,6 +168,22 @@ def fill(
     return restore(exc, args, attrs)
 
 
+def fill_in_part(
+    exc: BaseException,
+    args: Sequence[object],
+    attrs: Mapping[str, object],
+    children: Sequence[BaseException],
+) -> BaseException:
+    """``exc`` with what no class refuses: all but its slots, and what it or its library keeps in C.
+
+    For one whose class refuses some of these, and which others hold already.
+    """
+    cls = type(exc)
+    refused = {*_members(cls), "diag"} if issubclass(cls, psycopg.Error) else _members(cls)
+    rest = {name: value for name, value in attrs.items() if name not in refused}
+    return fill(exc, args, rest, children)
+
+
 def _prints_them(exc: BaseException) -> bool:
     """Whether an OSError prints its errno and strerror, and not its arguments.
 
