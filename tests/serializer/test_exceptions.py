@@ -33,6 +33,7 @@ from taskiq.exceptions import TaskiqResultTimeoutError
 from taskiq_pg_json import JsonSerializer, TypeRegistry
 from taskiq_pg_json.errors import RemoteError, ResultDecodeError
 from taskiq_pg_json.serializer import exceptions, writing
+from taskiq_pg_json.serializer.exceptions import state
 from taskiq_pg_json.serializer.exceptions.fingerprint import generic_message
 from taskiq_pg_json.serializer.protocol import EncodedRow
 
@@ -388,6 +389,31 @@ def test_an_os_error_whose_arguments_have_no_text_keeps_its_attributes(comes_bac
     exc.code = 535
     back = comes_back(exc)
     assert (type(back), back.code, back.errno) == (ReplyError, 535, None)
+
+
+class Counted:
+    def __init__(self):
+        self.asked = 0
+
+    def __str__(self):
+        self.asked += 1
+        return "text"
+
+
+def asked_for_text(exc):
+    exc.args[0].asked = 0
+    state.read_state(exc)
+    return exc.args[0].asked
+
+
+def test_an_os_error_asks_its_argument_for_text_once_at_most():
+    assert asked_for_text(OSError(Counted())) == 1
+    assert asked_for_text(ValueError(Counted())) == asked_for_text(OSError(Counted(), "text")) == 0
+
+
+def test_an_os_error_whose_text_looks_like_a_number_and_its_name_has_neither(comes_back):
+    back = comes_back(OSError("[Errno 5] text"))
+    assert (str(back), back.args) == ("[Errno 5] text", ("[Errno 5] text",))
 
 
 def test_taskiqs_own_errors_come_back(comes_back):

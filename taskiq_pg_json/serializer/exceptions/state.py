@@ -50,6 +50,7 @@ _PLAIN_SCALARS = (type(None), bool, int, float, str, bytes)
 
 # What an OSError prints in place of its arguments, if it has both.
 _PRINTED = frozenset({"errno", "strerror"})
+_NUMBERED = ("[Errno ", "[WinError ")
 
 # Python 3.10 knows no groups: nothing is one there.
 _GROUP: type[BaseException] | None = getattr(builtins, "BaseExceptionGroup", None)
@@ -110,10 +111,15 @@ def read_state(exc: BaseException) -> tuple[list[object], dict[str, object]]:
     if cls is pydantic_core.ValidationError:
         return [], {**attrs, **validation_state(cast("pydantic_core.ValidationError", exc))}
     args = list(_ARGS.__get__(exc))
+    unset = []
     for name, (member, default) in _members(cls).items():
         value = _value(member, exc)
-        if value is not default or (value is None and name in _PRINTED and _prints_them(exc)):
+        if value is not default:
             attrs[name] = value
+        elif value is None and name in _PRINTED:
+            unset.append(name)
+    if unset and _prints_them(exc):
+        attrs.update(dict.fromkeys(unset))
     if issubclass(cls, AttributeError) and not isinstance(attrs.get("obj"), _PLAIN_SCALARS):
         del attrs["obj"]
     if issubclass(cls, psycopg.Error):
@@ -188,11 +194,10 @@ def _prints_them(exc: BaseException) -> bool:
     """Whether an OSError prints its errno and strerror, and not its arguments.
 
     Those that were given as None are printed; from those that were never given, which are None
-    too, nothing else tells them apart.
+    too, nothing else tells them apart. Arguments may be large: most are asked for their text once.
     """
-    return issubclass(type(exc), OSError) and called(OSError.__str__, exc) != called(
-        BaseException.__str__, exc
-    )
+    text = called(OSError.__str__, exc)
+    return str.startswith(text, _NUMBERED) and text != called(BaseException.__str__, exc)
 
 
 def rebuild(
