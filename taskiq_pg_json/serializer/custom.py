@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from taskiq_pg_json.serializer.exceptions.printable import called
 from taskiq_pg_json.serializer.nodes import wrap
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def handler(entry: Registration) -> Callable[[Encoder, Any], Encoded]:
         try:
             encoded = encode(value)  # type: ignore[misc]
         except Exception as exc:
-            raise encoder.refusal(value, f"the function registered for it raised {exc!r}") from exc
+            raised = called(repr, exc)
+            raise encoder.refusal(value, f"the function registered for it raised {raised}") from exc
         encoder.enter()
         plain, node = encoder.encode(encoded)
         encoder.leave()

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from taskiq_pg_json.serializer import secret
-from taskiq_pg_json.serializer.exceptions.printable import NO_REFUSALS
+from taskiq_pg_json.serializer.exceptions.printable import NO_REFUSALS, message_of
 from taskiq_pg_json.serializer.kinds import base_among
 from taskiq_pg_json.serializer.text import is_clean
 from taskiq_pg_json.serializer.times import encode_timedelta
@@ -56,7 +56,7 @@ def encode_unknown(encoder: Encoder, value: object) -> Encoded:
     except NO_REFUSALS:
         raise
     except BaseException as exc:
-        raise encoder.refusal(value, f"it cannot be pickled either: {exc}") from exc
+        raise encoder.refusal(value, f"it cannot be pickled either: {message_of(exc)}") from exc
     if first:
         plan.warned.add(cls)
         encoder.warn_of_pickle(value)

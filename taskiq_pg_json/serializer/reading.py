@@ -8,6 +8,7 @@ import orjson
 
 from taskiq_pg_json.errors import ResultDecodeError
 from taskiq_pg_json.serializer.decoder import Decoder
+from taskiq_pg_json.serializer.exceptions.printable import message_of
 from taskiq_pg_json.serializer.frames import writer_of
 from taskiq_pg_json.serializer.sidecar import is_sidecar, shared
 from taskiq_pg_json.serializer.tracing import TracingDecoder
@@ -109,7 +110,7 @@ class RowReader:
             named = node.get("type", "pickle" if "pickle" in node else None)
         return ResultDecodeError(
             f"task {self._task_id}: {path} ({named or 'JSON'}) cannot be turned into Python again:"
-            f" {type(exc).__name__}: {exc}. Its plain JSON is in the error's .plain",
+            f" {type(exc).__name__}: {message_of(exc)}. Its plain JSON is in the error's .plain",
             task_id=self._task_id,
             path=path,
             type_name=str(named or "JSON"),

@@ -14,7 +14,7 @@ from taskiq_pg_json.serializer.exceptions import (
     describe_exception,
     outline_exception,
 )
-from taskiq_pg_json.serializer.exceptions.printable import NO_REFUSALS
+from taskiq_pg_json.serializer.exceptions.printable import NO_REFUSALS, message_of
 from taskiq_pg_json.serializer.jsontext import EMPTY, NUL, dumps, has_nul
 from taskiq_pg_json.serializer.nodes import VERSION
 from taskiq_pg_json.serializer.protocol import EncodedRow
@@ -204,7 +204,7 @@ class RowWriter:
             del self._leaves[leaves:]
             if isinstance(exc, ResultEncodeError):
                 raise
-            raise encoder.refusal(value, f"{type(exc).__name__}: {exc}") from exc
+            raise encoder.refusal(value, f"{type(exc).__name__}: {message_of(exc)}") from exc
         self._parts += parts
         return data, node
 

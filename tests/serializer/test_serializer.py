@@ -27,7 +27,12 @@ import samples
 from psycopg import sql
 from sameness import same
 
-from taskiq_pg_json.errors import ConfigurationError, RemoteError, ResultEncodeError
+from taskiq_pg_json.errors import (
+    ConfigurationError,
+    RemoteError,
+    ResultDecodeError,
+    ResultEncodeError,
+)
 from taskiq_pg_json.serializer import (
     IncompleteValueWarning,
     JsonSerializer,
@@ -322,6 +327,48 @@ def test_whatever_a_codec_raises_is_a_refusal_with_its_path(error):
     registry.register(samples.Money, name="money", encode=encode, decode=samples.Money)
     with pytest.raises(ResultEncodeError, match="no") as caught:
         encoded([samples.Money(1, "EUR")], JsonSerializer(registry))
+    assert caught.value.path == "return_value[0]"
+
+
+class MutePanic(Panic):
+    def __str__(self):
+        raise self
+
+
+class MuteError(Exception):
+    def __str__(self):
+        raise Panic("no text")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("error", [MuteError(), MutePanic()], ids=["error", "panic"])
+def test_an_error_without_a_text_is_a_refusal_like_any_other(error):
+    def encode(_value):
+        raise error
+
+    with pytest.raises(ResultEncodeError, match=r"<Mute\w+ whose (str|repr)\(\) raises") as caught:
+        encoded({"a": [1, Raising(error)]})
+    assert (caught.value.path, caught.value.__cause__) == ("return_value.a[1]", error)
+    registry = TypeRegistry()
+    registry.register(samples.Money, name="money", encode=encode, decode=samples.Money)
+    with pytest.raises(ResultEncodeError, match=r"<Mute\w+ whose (str|repr)\(\) raises") as caught:
+        encoded([samples.Money(1, "EUR")], JsonSerializer(registry))
+    assert (caught.value.path, caught.value.__cause__) == ("return_value[0]", error)
+
+
+def test_an_error_without_a_text_that_a_codec_raises_for_a_row_is_a_decode_error():
+    def decode(_plain):
+        raise MuteError
+
+    registry = TypeRegistry()
+    registry.register(
+        samples.Money, name="money", encode=lambda money: money.currency, decode=decode
+    )
+    serializer = JsonSerializer(registry)
+    row = encoded([samples.Money(1, "EUR")], serializer)
+    with pytest.raises(ResultDecodeError, match="<MuteError whose str") as caught:
+        serializer.decode(row, task_id="t")
     assert caught.value.path == "return_value[0]"
 
 
