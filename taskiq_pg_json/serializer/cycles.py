@@ -20,7 +20,7 @@ _NO_DATA = (
     types.FrameType,
     types.TracebackType,
 )
-_ATOMS = frozenset({str, int, float, bool, type(None), *(scalar.cls for scalar in SCALARS)})
+ATOMS = frozenset({str, int, float, bool, type(None), *(scalar.cls for scalar in SCALARS)})
 """Types whose values hold nothing, and are not counted."""
 _CONTAINERS = frozenset({list, tuple, dict})
 
@@ -71,7 +71,7 @@ def is_deeper(root: object, levels: int) -> bool:
                 stack += (holder, rest, deepest), (child, iter(_nested_in(child)), 0)
                 break
             deepest = max(deepest, known + 1)
-            if deepest > levels:
+            if len(stack) + 1 + deepest > levels:
                 return True
         else:
             below[id(holder)] = deepest
@@ -96,7 +96,7 @@ def _referents(holder: object) -> list[object]:
     found: list[object]
     if type(holder) in _CONTAINERS:
         found = gc.get_referents(holder)
-        if _ATOMS.issuperset(map(type, found)):
+        if ATOMS.issuperset(map(type, found)):
             return []
     elif isinstance(holder, BaseException):
         # not its traceback, whose frames hold the whole program
@@ -107,7 +107,7 @@ def _referents(holder: object) -> list[object]:
         # one of gc=False has no referents for the collector
         found = [getattr(holder, name, None) for name in type(holder).__struct_fields__]
     return [
-        child for child in found if type(child) not in _ATOMS and not isinstance(child, _NO_DATA)
+        child for child in found if type(child) not in ATOMS and not isinstance(child, _NO_DATA)
     ]
 
 
