@@ -17,7 +17,7 @@ from pydantic_core import SchemaSerializer, core_schema
 
 from taskiq_pg_json.errors import ConfigurationError, ResultDecodeError, ResultEncodeError
 from taskiq_pg_json.serializer.cycles import is_deeper
-from taskiq_pg_json.serializer.exceptions.printable import full_name, short_repr
+from taskiq_pg_json.serializer.exceptions.printable import full_name, message_of, short_repr
 from taskiq_pg_json.serializer.frames import pack, unpack, writer_of
 from taskiq_pg_json.serializer.json_serializer import JsonSerializer
 from taskiq_pg_json.serializer.probing import drops_fields, is_taskiqs, keeps_objects, writes_json
@@ -158,15 +158,15 @@ class TaskiqSerializerAdapter:
         for dump in self._dumps:
             try:
                 data = dump(value)
+                if refusals and self._keeps_objects:
+                    self._warn_of_plain(value, refusals[0])
             except Exception as exc:  # noqa: BLE001 - a serializer of the user's own choice
                 refusals.append(exc)
                 continue
-            if refusals and self._keeps_objects:
-                self._warn_of_plain(value, refusals[0])
             return data
         raise ResultEncodeError(
             f"{self.name} cannot write the {column} of task {task_id!r}"
-            f" ({'; '.join(map(str, refusals))}); JsonSerializer() may",
+            f" ({'; '.join(map(message_of, refusals))}); JsonSerializer() may",
             task_id=task_id,
             path=column,
             type_name=full_name(type(value)),
@@ -223,8 +223,9 @@ class TaskiqSerializerAdapter:
 
     def _warn_of_plain(self, value: object, refusal: Exception) -> None:
         warnings.warn(
-            f"{self.name} cannot hold a {full_name(type(value))} ({refusal}): plain data are stored"
-            " instead. JsonSerializer() keeps most of such values as they are.",
+            f"{self.name} cannot hold a {full_name(type(value))} ({message_of(refusal)}):"
+            " plain data are stored instead."
+            " JsonSerializer() keeps most of such values as they are.",
             DescribedValueWarning,
             stacklevel=2,
         )
@@ -316,7 +317,7 @@ def _unreadable(
     reader: str, column: str, task_id: str, exc: Exception, plain: object
 ) -> ResultDecodeError:
     return ResultDecodeError(
-        f"{reader} cannot be read for the {column} of task {task_id!r}: {exc}",
+        f"{reader} cannot be read for the {column} of task {task_id!r}: {message_of(exc)}",
         task_id=task_id,
         path=column,
         type_name=reader,

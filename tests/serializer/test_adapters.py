@@ -105,6 +105,14 @@ class OwnOrjson:
         return orjson.loads(value)
 
 
+class RefusesSpeechlessly:
+    def dumpb(self, _value):
+        raise SpeechlessError
+
+    def loadb(self, _value):
+        raise SpeechlessError
+
+
 class RefusesEverything:
     def dumpb(self, value):
         raise TypeError(f"not {type(value).__name__}")
@@ -263,6 +271,38 @@ def local_model():
 def test_what_pickle_refuses_is_plain_data_with_a_warning(comes_back, value, plain):
     with pytest.warns(DescribedValueWarning, match=r"PickleSerializer cannot hold .* plain data"):
         assert comes_back(PickleSerializer(), value) == plain
+
+
+@dataclass
+class Speechless:
+    number: int = 3
+
+    def __reduce__(self):
+        raise SpeechlessError
+
+
+class SpeechlessError(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def test_a_refusal_without_text_stores_plain_data(comes_back):
+    with pytest.warns(DescribedValueWarning, match="SpeechlessError whose str"):
+        assert comes_back(PickleSerializer(), Speechless()) == {"number": 3}
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.DescribedValueWarning")
+def test_refusals_without_text_are_an_encode_error():
+    with pytest.raises(ResultEncodeError, match="SpeechlessError whose str"):
+        as_result_serializer(RefusesSpeechlessly()).encode({"return_value": 1}, task_id="t")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_an_error_refuses_what_pickle_refuses():
+    adapter = as_result_serializer(PickleSerializer())
+    with pytest.raises(ResultEncodeError, match="plain data") as refused:
+        adapter.encode({"return_value": Doubled(3)}, task_id="t")
+    assert refused.value.path == "return_value"
 
 
 @pytest.mark.filterwarnings("error")
