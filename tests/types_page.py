@@ -70,7 +70,8 @@ _REST = """
   an OrderedDict or a Counter with attributes of its own, a model with an extra value of the name of a
   field or private attribute, and a numpy array of text much wider than its items.
 - A Struct with `__post_init__` comes back as it was, though msgspec runs the hook, on a copy, when a
-  row is read. It cannot be stored where the hook raises for what it has made of the fields itself.
+  row is read. It cannot be stored where the hook raises for what it has made of the fields itself,
+  or where a field holds the Struct directly.
 - An instance of a class inside a function cannot be stored unless the class is registered, for
   pickle cannot find it either: the task becomes a FAILURE that says so. An exception of such a
   class comes back as a `RemoteError` of its name.
@@ -80,7 +81,9 @@ _REST = """
   `IncompleteValueWarning` says so when it is stored. Any other factory that is no builtin has it pickled.
 - A datetime or time whose zone would come back with another UTC offset, as its own pickle leaves
   out what that depends on, is refused: the task becomes a FAILURE that says so. `fold` comes back,
-  of a subclass too, such as pendulum's.
+  of a subclass too, such as pendulum's. Attributes of a subclass do as well where pickle
+  takes them; they are left out, as Python does, where it does not, or where the subclass has a
+  `__getstate__` or `__setstate__` of its own. What a `__reduce__` of its own says holds, but for `fold`.
 - What else a class leaves out when it is pickled does not come back: the months of a pendulum
   Duration are days then.
 - A numpy array comes back in C order, and can be written to.

@@ -18,7 +18,7 @@ from typing import Any
 
 from taskiq_pg_json.errors import ConfigurationError
 from taskiq_pg_json.serializer.frames import joined, split
-from taskiq_pg_json.serializer.reductions import PROTOCOL, reduction
+from taskiq_pg_json.serializer.reductions import PROTOCOL, Reduction, reduction
 
 _MAGIC = b"tpj1"
 _UNSIGNED = b"\x00"
@@ -54,9 +54,10 @@ class PickleFallback:
             value: the leaf.
             refuse: called with every object inside; raises for one that must not be written.
         """
-        buffer = io.BytesIO()
-        _Pickler(buffer, refuse).dump(value)
-        data = buffer.getvalue()
+        try:
+            data = _dumped(value, refuse, in_cycle=False)
+        except RecursionError:
+            data = _dumped(value, refuse, in_cycle=True)
         loaded = pickle.loads(data)  # noqa: S301 - bytes made here, one line above
         if type(loaded) is not type(value):
             raise pickle.PicklingError(
@@ -99,14 +100,52 @@ class PickleFallback:
         return pickle.loads(leaf)  # noqa: S301 - what the fallback is for; verified by unpack
 
 
-class _Pickler(pickle.Pickler):
+class _Reduced:
+    def __init__(self, reduction: Reduction) -> None:
+        self.reduction = reduction
+
+
+class _PythonsPickler(pickle.Pickler):
+    """Pickles everything its own way, but what is reduced already."""
+
     def __init__(self, file: io.BytesIO, refuse: Callable[[object], None]) -> None:
         super().__init__(file, PROTOCOL)
         self._refuse = refuse
 
     def reducer_override(self, value: object) -> Any:  # noqa: ANN401 - as pickle declares it
+        if type(value) is _Reduced:
+            return value.reduction
         self._refuse(value)
-        return reduction(value)
+        return NotImplemented
+
+
+class _Pickler(_PythonsPickler):
+    """Pickles by their state the objects whose own way loses some of it."""
+
+    def __init__(
+        self, file: io.BytesIO, refuse: Callable[[object], None], *, in_cycle: bool
+    ) -> None:
+        super().__init__(file, refuse)
+        self._in_cycle = in_cycle
+
+    def reducer_override(self, value: object) -> Any:  # noqa: ANN401 - as pickle declares it
+        self._refuse(value)
+        return reduction(value, self._comes_back, in_cycle=self._in_cycle)
+
+    def _comes_back(self, reduced: Reduction) -> bool:
+        buffer = io.BytesIO()
+        try:
+            _PythonsPickler(buffer, self._refuse).dump(_Reduced(reduced))
+            pickle.loads(buffer.getvalue())  # noqa: S301 - bytes made here, one line above
+        except Exception:  # noqa: BLE001 - a reduce of the user's may raise anything
+            return False
+        return True
+
+
+def _dumped(value: object, refuse: Callable[[object], None], *, in_cycle: bool) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, refuse, in_cycle=in_cycle).dump(value)
+    return buffer.getvalue()
 
 
 def _offset(value: Any) -> timedelta | None:  # noqa: ANN401 - a datetime or time

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import copyreg
 import dataclasses
 import datetime as dt
 import functools
@@ -741,6 +742,93 @@ def test_a_struct_in_a_cycle_comes_back_with_its_attributes_and_without_what_it_
     assert not hasattr(found[0], "name")
 
 
+class Marking(msgspec.Struct, dict=True):
+    number: int
+
+    def __post_init__(self):
+        self.mark = "made"
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_an_attribute_that_a_hook_makes_stays_deleted(jsonb_roundtrip):
+    found = back(deleting(Marking(1), "mark"), jsonb_roundtrip)
+    assert vars(found) == {}
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_a_pickled_struct_that_msgspec_keeps_needs_nothing_of_this_package():
+    for value in (Point(1, 2), Named(x=1), samples.FrozenReading([1])):
+        row = encoded(samples.Opaque(value))
+        assert b"taskiq_pg_json" not in row.pickled
+
+
+class Uncopied:
+    def __deepcopy__(self, _memo):
+        raise RuntimeError("there is one of me")
+
+    def __eq__(self, other):
+        return isinstance(other, Uncopied)
+
+    __hash__ = None
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_a_struct_with_a_hook_comes_back_with_what_cannot_be_copied(jsonb_roundtrip):
+    found = back(Hooked(1, [Uncopied()]), jsonb_roundtrip)
+    assert found.number == 2
+    assert found.log[0] == Uncopied()
+
+
+class Link(msgspec.Struct):
+    name: str
+    after: Any = None
+    others: Any = None
+
+    def __hash__(self):
+        return hash(self.name)
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_structs_whose_fields_are_each_other_come_back(jsonb_roundtrip):
+    link = Link("a")
+    link.after = link
+    assert back(link, jsonb_roundtrip).after.after.name == "a"
+    first, second = Link("a"), Link("b")
+    first.after, second.after, second.others = second, first, {first: "first"}
+    found = back(first, jsonb_roundtrip)
+    assert found.after.name == "b"
+    assert found.after.after is found
+    assert found.after.others[found] == "first"  # put there by its hash
+
+
+class Taught(msgspec.Struct):
+    number: int
+
+    def __reduce_ex__(self, _protocol):
+        return Taught, (-self.number,)
+
+
+class Registered(msgspec.Struct):
+    number: int
+
+
+class RegisteredSet(set):
+    __slots__ = ("label",)
+
+
+copyreg.pickle(Registered, lambda value: (Registered, (-value.number,)))
+copyreg.pickle(RegisteredSet, lambda value: (RegisteredSet, ([*value, "taught"],)))
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_what_pickle_was_taught_of_a_class_holds(jsonb_roundtrip):
+    value = [Taught(1), Registered(1), RegisteredSet("a")]
+    value[-1].label = "first"
+    found = back(samples.Opaque(value), jsonb_roundtrip).value
+    assert [one.number for one in found[:2]] == [-1, -1]
+    assert found[2] == {"a", "taught"}
+
+
 class Moment(dt.datetime):
     """As pendulum's: its own way of being pickled forgets the fold."""
 
@@ -761,8 +849,42 @@ class Labelled(dt.datetime):
         return made
 
 
+class Noted(dt.datetime):
+    pass
+
+
 class Day(dt.date):
     __slots__ = ("label",)
+
+
+class Stateful(dt.datetime):
+    def __getstate__(self):
+        raise AssertionError("Python does not call it either")
+
+
+class Restored(dt.date):
+    def __setstate__(self, state):
+        raise AssertionError("likewise")
+
+
+class Sealed(dt.date):
+    __slots__ = ("label",)
+
+    def __setattr__(self, name, value):
+        raise AttributeError("it is sealed")
+
+
+class Thorough(dt.datetime):
+    """Its own way keeps the fold."""
+
+    def __reduce_ex__(self, _protocol):
+        return make_thorough, (self.isoformat(), self.fold)
+
+
+def make_thorough(text, fold):
+    made = Thorough.fromisoformat(text).replace(fold=fold)
+    made.maker = "make_thorough"
+    return made
 
 
 class Span(dt.timedelta):
@@ -807,6 +929,49 @@ def test_slots_of_a_date_s_subclass_come_back(jsonb_roundtrip):
     assert same(back(value, jsonb_roundtrip), value)
     value.label = "first"
     assert back(value, jsonb_roundtrip).label == "first"
+
+
+def sealed(day, label):
+    Sealed.label.__set__(day, label)
+    return day
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+@pytest.mark.parametrize(
+    "value",
+    [
+        with_attributes(Noted(*TWICE, fold=1), lock=threading.Lock()),
+        with_attributes(Moment(*TWICE, fold=1), lock=threading.Lock()),
+        with_attributes(Noted(*TWICE), secret=pydantic.SecretStr("s")),
+        with_attributes(Stateful(*TWICE), note="a"),
+        with_attributes(Restored(2026, 1, 2), label="a"),
+        sealed(Sealed(2026, 1, 2), "a"),
+    ],
+    ids=repr,
+)
+def test_a_moment_comes_back_without_attributes_that_pickle_does_not_take(value, jsonb_roundtrip):
+    found = back([value, samples.Opaque(value)], jsonb_roundtrip)
+    for moment in (found[0], found[1].value):
+        assert type(moment) is type(value)
+        assert moment == value
+        assert getattr(moment, "fold", 0) == getattr(value, "fold", 0)
+        assert not getattr(moment, "__dict__", None)
+        assert not hasattr(moment, "label")
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_a_moment_is_pickled_in_the_way_of_its_own_that_keeps_its_fold(jsonb_roundtrip):
+    found = back(Thorough(*TWICE, fold=1), jsonb_roundtrip)
+    assert (found, found.fold) == (Thorough(*TWICE), 1)
+    assert found.maker == "make_thorough"
+
+
+@pytest.mark.filterwarnings("ignore::taskiq_pg_json.serializer.PickledValueWarning")
+def test_a_moment_that_holds_itself_comes_back(jsonb_roundtrip):
+    value = Noted(*TWICE)
+    value.me = value
+    found = back(value, jsonb_roundtrip)
+    assert found.me is found
 
 
 class Drifting(dt.tzinfo):
