@@ -64,7 +64,7 @@ def in_slots(slots: dict[str, Any], value: object) -> dict[str, object]:
     return state
 
 
-def kind_of(cls: type) -> str | None:  # noqa: PLR0911 - one for each kind
+def kind_of(cls: type) -> str | None:
     """What a class is; None for one whose state is not known to be its fields."""
     if issubclass(cls, BaseException):
         return "exception"
@@ -75,21 +75,35 @@ def kind_of(cls: type) -> str | None:  # noqa: PLR0911 - one for each kind
     if _is_struct(cls):
         # msgspec makes no empty Struct, and calls this whenever it makes a full one
         return "struct" if inherited(cls, "__post_init__") is None else None
-    if _is_plain_object(cls) and not _is_mapped(cls):
-        if inherited(cls, "__dataclass_fields__") is not None:
-            return "dataclass"
-        return "attrs" if inherited(cls, "__attrs_attrs__") is not None else None
+    if _is_plain_object(cls):
+        return None if is_mapped(cls) else _maker_of(cls)
     return _payload_kind(cls)
+
+
+def is_of_kind(cls: type, kind: str) -> bool:
+    """Whether a row may hold instances of a class as of that kind.
+
+    Older rows hold those by their fields that SQLAlchemy maps.
+    """
+    if is_mapped(cls) and _is_plain_object(cls):
+        return _maker_of(cls) == kind
+    return kind_of(cls) == kind
+
+
+def is_mapped(cls: type) -> bool:
+    """Whether SQLAlchemy maps it: an object's state there refers to the very object."""
+    return inherited(cls, "_sa_class_manager") is not None
+
+
+def _maker_of(cls: type) -> str | None:
+    if inherited(cls, "__dataclass_fields__") is not None:
+        return "dataclass"
+    return "attrs" if inherited(cls, "__attrs_attrs__") is not None else None
 
 
 def _is_struct(cls: type) -> bool:
     msgspec = sys.modules.get("msgspec")
     return msgspec is not None and issubclass(cls, msgspec.Struct) and cls is not msgspec.Struct
-
-
-def _is_mapped(cls: type) -> bool:
-    """Whether SQLAlchemy maps it: an object's state there refers to the very object."""
-    return inherited(cls, "_sa_class_manager") is not None
 
 
 def _is_plain_object(cls: type) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskiq_pg_json.errors import ConfigurationError
-from taskiq_pg_json.serializer.kinds import kind_of
+from taskiq_pg_json.serializer.kinds import is_mapped, kind_of
 from taskiq_pg_json.serializer.plan import BUILTINS
 
 if TYPE_CHECKING:
@@ -80,7 +80,10 @@ class TypeRegistry:
             )
         if encode is None and kind_of(cls) is None:
             raise ConfigurationError(
-                f"{natural} has no fields that could be stored: give encode= and decode=."
+                f"{natural} is mapped by SQLAlchemy, and its instances are pickled with what that"
+                " knows of them: leave it unregistered, or give encode= and decode=."
+                if is_mapped(cls)
+                else f"{natural} has no fields that could be stored: give encode= and decode=."
             )
         entry = Registration(cls, name or natural, encode, decode, dict(old_fields or {}))
         names = {entry.name, natural, *old_names}

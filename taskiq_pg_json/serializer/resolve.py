@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from taskiq_pg_json.serializer import generics, optional, secret
 from taskiq_pg_json.serializer.containers import HANDLERS
-from taskiq_pg_json.serializer.kinds import attributes, inherited, kind_of
+from taskiq_pg_json.serializer.kinds import attributes, inherited, is_of_kind, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,12 +49,12 @@ class Resolver:
             return None
         registered = self._registry.of_name(location)
         if registered is not None:
-            return registered.cls if _fits(kind, registered.cls) else None
+            return registered.cls if is_of_kind(registered.cls, kind) else None
         if "[" in location:
             cls = generics.find(location, self._locate_argument)
         else:
             cls = self._locate(location)
-        return cls if cls is not None and _fits(kind, cls) else None
+        return cls if cls is not None and is_of_kind(cls, kind) else None
 
     def _locate(self, location: str) -> type | None:
         registered = self._registry.of_name(location)
@@ -107,10 +107,6 @@ class Resolver:
     def module(self, name: str) -> ModuleType | None:
         """A module that is imported, or that ``allow`` names."""
         return self._module(name, name)
-
-
-def _fits(kind: str, cls: type) -> bool:
-    return kind_of(cls) == kind
 
 
 def is_module(found: object) -> TypeGuard[ModuleType]:

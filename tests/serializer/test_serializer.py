@@ -42,6 +42,7 @@ from taskiq_pg_json.serializer import (
     UnresolvedTypeWarning,
     writing,
 )
+from taskiq_pg_json.serializer.protocol import EncodedRow
 
 NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.timezone.utc)
 
@@ -1161,6 +1162,31 @@ def test_an_object_that_sqlalchemy_maps_keeps_its_state(cls, jsonb_roundtrip):
         assert type(found) is cls
         assert found._sa_instance_state.instance() is found
         assert vars(found).keys() == vars(value).keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("dataclass", samples.MappedUser("Ada")),
+        ("attrs", samples.MappedParcel("Ada")),
+    ],
+)
+def test_a_row_with_the_fields_of_what_sqlalchemy_maps_is_read_as_it(kind, value):
+    fields = {name: "Ada" for name in vars(value) if not name.startswith("_sa")}
+    name = type(value).__qualname__
+    types = {"v": 1, "return_value": f"{kind}:samples:{name}"}
+    row = EncodedRow({"return_value": orjson.dumps(fields)}, orjson.dumps(types), None)
+    found = JsonSerializer().decode(row, task_id="t")["return_value"]
+    assert type(found) is type(value)
+    assert {name: getattr(found, name) for name in fields} == fields
+
+
+def test_a_class_that_sqlalchemy_maps_needs_a_codec_to_be_registered(jsonb_roundtrip):
+    registry, cls = TypeRegistry(), samples.MappedUser
+    with pytest.raises(ConfigurationError, match=r"mapped by SQLAlchemy.* give encode="):
+        registry.register(cls, name="user")
+    registry.register(cls, name="user", encode=lambda user: user.name, decode=cls)
+    assert back(cls("Ada"), jsonb_roundtrip, JsonSerializer(registry)) == cls("Ada")
 
 
 def test_a_root_model_has_no_attributes_but_pydantic_s():
