@@ -161,8 +161,8 @@ class Connections:
         pool, loop = self._pool, self._loop
         if not self._open or pool is None or loop is None:
             raise NotStartedError(
-                "The result store is not started: await broker.startup() (or backend.startup()), "
-                "or use `async with ResultStore(...)`."
+                "The result store is not started, or has been shut down: await broker.startup() "
+                "(or backend.startup()), or use `async with ResultStore(...)`."
             )
         if asyncio.get_running_loop() is not loop:
             raise started_elsewhere(loop)
