@@ -227,6 +227,10 @@ class FrozenReading(msgspec.Struct, frozen=True, gc=False):
     value: Any
 
 
+class PanicError(BaseException):
+    """As an extension raises it: no ``Exception``."""
+
+
 class InstanceState:
     """What SQLAlchemy keeps of an object, which it knows but does not hold."""
 

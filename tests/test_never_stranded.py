@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import samples
 from psycopg import sql
 from road import PROMPTLY, HeldBroker, PickleFormatter, eventually, finished
 from taskiq import (
@@ -544,12 +545,8 @@ class Raising(JsonSerializer):
         return super().encode(columns, task_id=task_id)
 
 
-class PanicError(BaseException):
-    """As an extension raises it: no ``Exception``."""
-
-
 class TestSerializersWithMistakes:
-    @pytest.mark.parametrize("error", [KeyError("oops\0"), PanicError("oops")], ids=repr)
+    @pytest.mark.parametrize("error", [KeyError("oops\0"), samples.PanicError("oops")], ids=repr)
     @pytest.mark.parametrize("given", [finished(1), finished(is_err=True, error=ValueError("x"))])
     async def test_whatever_a_serializer_raises_is_an_end_that_says_so(self, start, error, given):
         def refuses(columns):
@@ -669,7 +666,7 @@ def _closing(error):
     return session
 
 
-NO_EXCEPTIONS = [asyncio.CancelledError("gone"), PanicError("gone")]
+NO_EXCEPTIONS = [asyncio.CancelledError("gone"), samples.PanicError("gone")]
 
 
 @pytest.mark.parametrize("error", NO_EXCEPTIONS, ids=repr)

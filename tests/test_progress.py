@@ -23,13 +23,9 @@ class Step:
     at: datetime
 
 
-class PanicError(BaseException):
-    """As an extension raises it: no ``Exception``."""
-
-
 class Panicking:
     def __reduce__(self):
-        raise PanicError("no pickle")
+        raise samples.PanicError("no pickle")
 
 
 def progress(meta=None, state="running"):

@@ -640,12 +640,21 @@ def worker(dsn, admin):
     admin.execute(f"DROP ROLE {role}")
 
 
+def user_of(dsn):
+    return psycopg.conninfo.conninfo_to_dict(dsn)["user"]
+
+
+def rollup_of(table_name):
+    """The tables of a rollup, as they stand in a GRANT."""
+    return ", ".join(f"{table_name}_rollup{part}" for part in ("", "_hours", "_marks"))
+
+
 async def test_a_role_that_may_not_use_the_rollup_writes_late_rows_and_has_statistics(
     store, admin, table_name, worker
 ):
     fill(admin, table_name, hours=3)
     await store.refresh_rollup()
-    role = psycopg.conninfo.conninfo_to_dict(worker)["user"]
+    role = user_of(worker)
     admin.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table_name} TO {role}")
     with psycopg.connect(worker, autocommit=True) as connection:
         write(connection, table_name)
@@ -654,8 +663,7 @@ async def test_a_role_that_may_not_use_the_rollup_writes_late_rows_and_has_stati
         assert await total(limited) == await total(store) == 7
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await limited.refresh_rollup()
-        parts = ", ".join(f"{table_name}_rollup{part}" for part in ("", "_hours", "_marks"))
-        admin.execute(f"GRANT SELECT ON {parts} TO {role}")
+        admin.execute(f"GRANT SELECT ON {rollup_of(table_name)} TO {role}")
         write(admin, table_name, id="again")
         assert await total(limited) == 8
 
@@ -665,11 +673,9 @@ async def test_a_role_that_row_security_limits_counts_its_own_rows_and_for_itsel
     store, admin, table_name, worker, by
 ):
     fill(admin, table_name, hours=3)
-    role = psycopg.conninfo.conninfo_to_dict(worker)["user"]
-    parts = ", ".join(f"{table_name}{part}" for part in ("", "_rollup", "_rollup_hours",
-                                                        "_rollup_marks"))  # fmt: skip
+    role = user_of(worker)
     admin.execute(
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {parts} TO {role};"
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table_name}, {rollup_of(table_name)} TO {role};"
         f"ALTER TABLE {table_name} ENABLE ROW LEVEL SECURITY;"
         f"CREATE POLICY own ON {table_name} USING (task_name = 'task 0')"
     )
@@ -688,11 +694,9 @@ async def test_a_rollup_whose_marks_row_security_hides_is_not_used(
 ):
     fill(admin, table_name, hours=3)
     await store.refresh_rollup()
-    role = psycopg.conninfo.conninfo_to_dict(worker)["user"]
-    parts = ", ".join(f"{table_name}{part}" for part in ("", "_rollup", "_rollup_hours",
-                                                        "_rollup_marks"))  # fmt: skip
+    role = user_of(worker)
     admin.execute(
-        f"GRANT SELECT ON {parts} TO {role};"
+        f"GRANT SELECT ON {table_name}, {rollup_of(table_name)} TO {role};"
         f"ALTER TABLE {table_name}_rollup_marks ENABLE ROW LEVEL SECURITY"
     )
     write(admin, table_name)
@@ -783,7 +787,7 @@ async def test_late_rows_are_stored_and_counted_whoever_owns_the_functions(
 ):
     write(admin, table_name)
     await store.refresh_rollup()
-    role = psycopg.conninfo.conninfo_to_dict(worker)["user"]
+    role = user_of(worker)
     for function in ("rollup_mark", "rollup_forget"):
         admin.execute(f"ALTER FUNCTION {table_name}_{function}() OWNER TO {role}")
     write(admin, table_name, id="2")

@@ -51,19 +51,15 @@ class Schema:
     """
 
     def __init__(self, names: Names, wanted_indexes: Collection[str] | None = None) -> None:
-        names_indexes = isinstance(wanted_indexes, Collection | None) and all(
-            name in list(indexes()) for name in wanted_indexes or ()
-        )
-        if isinstance(wanted_indexes, str) or not names_indexes:
+        known = list(indexes())
+        wanted = known if wanted_indexes is None else wanted_indexes
+        is_list = isinstance(wanted, Collection) and not isinstance(wanted, str)
+        if not is_list or not all(name in known for name in wanted):
             raise ConfigurationError(
-                f"indexes={wanted_indexes!r}: give some of {', '.join(indexes())}, as a list."
+                f"indexes={wanted_indexes!r}: give some of {', '.join(known)}, as a list."
             )
         self._names = names
-        self._indexes = [
-            text
-            for name, text in indexes().items()
-            if wanted_indexes is None or name in wanted_indexes
-        ]
+        self._indexes = [text for name, text in indexes().items() if name in wanted]
 
     @property
     def needed_version(self) -> int:

@@ -20,19 +20,16 @@ from taskiq_pg_json.serializer.kinds import base_among, in_slots, inherited, slo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+Reduction = tuple[Any, ...]
+"""What ``__reduce_ex__`` returns."""
+
 PROTOCOL = 4
 _SETS = (set.__reduce__, frozenset.__reduce__)
-Reduction = tuple[Any, ...]
 _MOMENTS = (datetime, date, time)
 _ABOUT_STATE = ("__getstate__", "__setstate__")
 
 
-def reduction(
-    value: object,
-    comes_back: Callable[[Reduction], bool],
-    *,
-    in_cycle: bool = False,
-) -> Any:  # noqa: ANN401 - as pickle declares it
+def reduction(value: object, comes_back: Callable[[Reduction], bool], *, in_cycle: bool) -> Any:  # noqa: ANN401 - as pickle declares it
     """What to pickle of an object, as ``__reduce_ex__`` says it; NotImplemented for its own way.
 
     Its own way is that of whoever has taught pickle the class, and any that loses nothing.

@@ -25,6 +25,7 @@ import orjson
 import psycopg
 import pydantic
 import pytest
+import samples
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
@@ -1000,21 +1001,17 @@ def test_an_attribute_of_any_name_is_stored(comes_back, name):
     assert type(comes_back(exc)) is ValueError
 
 
-class Panic(BaseException):
-    """As an extension raises it: no ``Exception``."""
-
-
 class Panicking:
     def __repr__(self):
-        raise Panic("no repr")
+        raise samples.PanicError("no repr")
 
     def __reduce__(self):
-        raise Panic("no pickle")
+        raise samples.PanicError("no pickle")
 
 
 class PanickingError(Exception):
     def __str__(self):
-        raise Panic("no text")
+        raise samples.PanicError("no text")
 
 
 class Nameless(type):

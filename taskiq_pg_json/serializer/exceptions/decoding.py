@@ -212,7 +212,7 @@ class _Decoder:
                 return exc if begun is None else fill(begun, args, attrs, members)
             except INTERRUPTS:
                 raise
-            except BaseException:  # noqa: BLE001 - likewise
+            except BaseException:  # noqa: BLE001 - it is filled in part, or stood in for
                 if begun is not None:
                     return fill_in_part(begun, args, attrs, members)
         if members:
