@@ -77,7 +77,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._max_bytes = max_bytes
         self._lanes = lanes
         self._max_waiting = max_waiting
-        self._waiting: deque[Waiting[ItemT, ResultT]] = deque()
+        self._waiting: deque[ItemT] = deque()
+        self._waiters: deque[asyncio.Future[ResultT]] = deque()  # each at the place of its item
         self._in_flight: set[Hashable] = set()
         self._active = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,8 +150,9 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             f"Given up at shutdown: nothing went through to PostgreSQL for {patience:g} s. Give a "
             "longer write_timeout=."
         )
-        while self._waiting:
-            resolve(self._waiting.popleft()[1], self._error)
+        self._waiting.clear()
+        while self._waiters:
+            resolve(self._waiters.popleft(), self._error)
         while self._turns:
             resolve(self._turns.popleft(), self._error)
         for task in self._tasks:
@@ -205,7 +207,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
     def _enqueue(self, item: ItemT) -> asyncio.Future[ResultT]:
         future: asyncio.Future[ResultT] = asyncio.Future()  # of the running loop, in one call
-        self._waiting.append((item, future))
+        self._waiting.append(item)
+        self._waiters.append(future)
         if self._active < self._lanes:
             self._start_lane()
         return future
@@ -268,13 +271,14 @@ class MicroBatcher(Generic[ItemT, ResultT]):
     def _blocked(self) -> bool:
         """Whether all that waits is for keys in flight, whose end will wake it."""
         return bool(self._waiting) and all(
-            self._key(item) in self._in_flight for item, _ in self._waiting
+            self._key(item) in self._in_flight for item in self._waiting
         )
 
     def _take(self) -> Batch[ItemT, ResultT]:
         """Form the next batch; items too heavy for any are sent off by themselves."""
         batch: Batch[ItemT, ResultT] = Batch()
-        entries, waiting, in_flight = batch.entries, self._waiting, self._in_flight
+        entries, waiting, waiters = batch.entries, self._waiting, self._waiters
+        in_flight = self._in_flight
         key_of, size_of, max_bytes = self._key, self._size, self._max_bytes
         choose = self._choose
         left: list[Waiting[ItemT, ResultT]] = []
@@ -283,7 +287,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         share = -(-(len(waiting) + len(in_flight)) // self._lanes)
         rows = min(share, self._max_rows)
         while waiting and len(entries) < rows and total < max_bytes:
-            entry = item, future = waiting.popleft()
+            entry = item, future = waiting.popleft(), waiters.popleft()
             if future.done():
                 continue
             key = key_of(item)
@@ -302,7 +306,9 @@ class MicroBatcher(Generic[ItemT, ResultT]):
                 continue
             entries[key] = entry
             total += size
-        waiting.extendleft(reversed(left))
+        for item, future in reversed(left):
+            waiting.appendleft(item)
+            waiters.appendleft(future)
         in_flight.update(entries)
         self._admit()
         return batch
