@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -17,10 +15,11 @@ from taskiq_pg_json.executions import taken_task_info
 from taskiq_pg_json.records import Outcome, Progress
 from taskiq_pg_json.store import Migrate, ResultStore
 from taskiq_pg_json.store.arguments import checked_seconds
+from taskiq_pg_json.store.coroutines import coroutine_function
 from taskiq_pg_json.store.dsn import Dsn, dsn_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
     from datetime import timedelta
 
     from psycopg_pool import AsyncConnectionPool
@@ -37,19 +36,6 @@ _set_dict, _set_fields_set, _set_extra, _set_private = (
 _MOST_TAKEN = 10_000
 """Results that were read and not kept, whose ids are remembered."""
 _TASK_STATES = {state.value: state for state in TaskState}
-
-if sys.version_info >= (3, 12):
-    from inspect import markcoroutinefunction as _coroutine_function
-else:
-    _FunctionT = TypeVar("_FunctionT", bound="Callable[..., Coroutine[Any, Any, object]]")
-
-    def _coroutine_function(function: _FunctionT) -> _FunctionT:
-        """Have mocks and decorators take a function for the coroutine function that it stands for.
-
-        ``asyncio.iscoroutinefunction`` alone can be told so before Python 3.12.
-        """
-        vars(function)["_is_coroutine"] = vars(asyncio.coroutines)["_is_coroutine"]
-        return function
 
 
 class ResultIsMissingError(TaskiqPgJsonError, ResultGetError):
@@ -146,7 +132,7 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
 
     # Not a coroutine around the store's: ten thousand that wait are as many objects for the
     # garbage collector to look through, again and again.
-    @_coroutine_function
+    @coroutine_function
     def set_result(
         self, task_id: str, result: TaskiqResult[_ReturnType]
     ) -> Coroutine[Any, Any, None]:
@@ -166,7 +152,7 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         )
         return self.store.set_result(task_id, outcome)
 
-    @_coroutine_function
+    @coroutine_function
     def is_result_ready(self, task_id: str) -> Coroutine[Any, Any, bool]:
         """Whether the task has ended; waits for it for up to ``long_poll`` seconds.
 
@@ -203,7 +189,7 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         """Delete a task's result and progress, if there are any."""
         await self.store.delete(task_id)
 
-    @_coroutine_function
+    @coroutine_function
     def set_progress(self, task_id: str, progress: TaskProgress[Any]) -> Coroutine[Any, Any, None]:
         """Store a task's progress; the last write wins."""
         return self.store.set_progress(task_id, Progress(_word(progress.state), progress.meta))

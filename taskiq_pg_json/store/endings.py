@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from taskiq_pg_json.errors import NotStartedError
 from taskiq_pg_json.store.refused import lost_result, refused_result
+from taskiq_pg_json.store.rows import bare_outcome, is_more_than_result
 from taskiq_pg_json.store.writes import REFUSALS, check_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taskiq_pg_json.errors import ResultEncodeError
     from taskiq_pg_json.records import Outcome
     from taskiq_pg_json.store.batching import MicroBatcher
@@ -20,47 +25,109 @@ logger = logging.getLogger("taskiq_pg_json")
 
 
 class Endings:
-    """Stores results, and logs what of them is not stored once that is known."""
+    """Stores results, and logs what of them is not stored once that is known.
 
-    def __init__(self, rows: RowEncoder) -> None:
-        self._rows = rows
+    Args:
+        rows: makes their rows.
+        checked_id: gives a task's id as it is stored.
+        new_late_writer: gives what writes after ``shutdown()``, in another event loop, or in a
+            forked process.
 
-    async def store(
+    Attributes:
+        writer: what writes them while the store is open.
+        may_be_late: whether they are stored, too, when that one does so no more.
+    """
+
+    writer: Writer
+
+    def __init__(
         self,
-        writer: Writer,
-        row: ResultRow,
-        outcome: Outcome,
-        unstorable: ResultEncodeError | None,
+        rows: RowEncoder,
+        checked_id: Callable[[str], str],
+        new_late_writer: Callable[[], Writer],
     ) -> None:
-        """Store a result, or what the server takes of it.
+        self._rows = rows
+        self._checked_id = checked_id
+        self._new_late_writer = new_late_writer
+        self._late: tuple[asyncio.AbstractEventLoop, Writer] | None = None
+        self.may_be_late = False
 
-        Args:
-            writer: what writes it.
-            row: its row.
-            outcome: what the row was made of.
-            unstorable: what has made a failure of it, if anything has.
+    # Ten thousand may wait, and the garbage collector looks again and again through all that each
+    # of them holds: hence one coroutine, which keeps of an outcome what it may need once more.
+    async def store(self, task_id: str, outcome: Outcome) -> None:
+        """Store a result, or what the server takes of it; raises as ``set_result()`` does."""
+        row, unstorable = self._rows.result(self._checked_id(task_id), outcome)
+        return_value, error, is_err = outcome.return_value, outcome.error, outcome.is_err
+        del outcome
+        try:
+            check_size(row)
+            await self.writer.results.submit(row)
+        except (NotStartedError, *REFUSALS) as exc:
+            reason: Exception = exc
+        else:
+            if unstorable is not None:
+                _log_failure(row, unstorable)
+            return
+        bare = bare_outcome(row, return_value, error, is_err)
+        if not isinstance(reason, NotStartedError):
+            try:
+                await self._store_less(self.writer, row, bare, reason)
+            except NotStartedError as exc:
+                reason = exc
+            else:
+                return
+        if not self.may_be_late:
+            raise reason
+        await self._store_late(row, bare, unstorable)
+
+    async def write_late(self, patience: float) -> None:
+        """Write the results that have come while the store was closed.
+
+        The event loop may end with ``shutdown()``, and more may come while these are written: but
+        not for ever, as from a loop that goes on.
         """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
+        while self._late is not None and self._late[0] is loop and loop.time() < until:
+            (_, writer), self._late = self._late, None
+            await writer.close(patience)
+
+    def forget_parents(self) -> None:
+        """Forget what a fork has copied of the process that it comes from."""
+        self._late = None
+
+    def _late_writer(self) -> Writer:
+        late = self._late  # another thread may take its place
+        loop = asyncio.get_running_loop()
+        if late is None or late[0] is not loop:
+            late = self._late = loop, self._new_late_writer()
+        return late[1]
+
+    async def _store_late(
+        self, row: ResultRow, bare: Outcome, unstorable: ResultEncodeError | None
+    ) -> None:
+        writer = self._late_writer()
         try:
             await _store(writer.results, row, unstorable)
         except REFUSALS as error:
             reason = error
         else:
             return
-        await self._store_less(writer, row.task_id, outcome, reason)
+        await self._store_less(writer, row, bare, reason)
 
     async def _store_less(
-        self, writer: Writer, task_id: str, outcome: Outcome, reason: Exception
+        self, writer: Writer, row: ResultRow, bare: Outcome, reason: Exception
     ) -> None:
         """Store what the server takes of a result that it has refused."""
-        batcher = writer.lesser_results
-        if (less := self._rows.without_call(task_id, outcome)) is not None:
+        batcher, task_id = writer.lesser_results, row.task_id
+        if is_more_than_result(row):
             with suppress(*REFUSALS):
-                await _store(batcher, *less)
+                await _store(batcher, *self._rows.result(task_id, bare))
                 logger.warning("Task %s is stored without its call: %s", task_id, reason)
                 return
-        refused = refused_result(task_id, outcome, reason)
+        refused = refused_result(task_id, bare, reason)
         try:
-            await _store(batcher, self._rows.refusal(task_id, outcome, refused), refused)
+            await _store(batcher, self._rows.refusal(task_id, bare, refused), refused)
         except REFUSALS as error:
             logger.error("%s", lost_result(task_id, error))  # noqa: TRY400 - whoever asked has it
             raise
@@ -72,4 +139,8 @@ async def _store(
     check_size(row)
     await batcher.submit(row)
     if failure is not None:
-        logger.warning("Task %s is stored as a failure: %s", row.task_id, failure)
+        _log_failure(row, failure)
+
+
+def _log_failure(row: ResultRow, failure: ResultEncodeError) -> None:
+    logger.warning("Task %s is stored as a failure: %s", row.task_id, failure)

@@ -12,6 +12,7 @@ from taskiq_pg_json.serializer import as_result_serializer
 from taskiq_pg_json.store.apart import ConnectionsApart
 from taskiq_pg_json.store.arguments import checked_ttl
 from taskiq_pg_json.store.connections import Connections
+from taskiq_pg_json.store.coroutines import coroutine_function
 from taskiq_pg_json.store.endings import Endings
 from taskiq_pg_json.store.listen import Listener
 from taskiq_pg_json.store.reads import Heavy, Reader
@@ -24,7 +25,7 @@ from taskiq_pg_json.store.waiting import Waiter
 from taskiq_pg_json.store.writes import ROW_ERRORS, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterable
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
     from datetime import timedelta
     from types import TracebackType
 
@@ -106,11 +107,11 @@ class ResultStore(Searchable):
         self._coming_or_going = asyncio.Lock()
         self._closing: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._was_started = False
-        self._late: tuple[asyncio.AbstractEventLoop, Writer] | None = None
         self._checked_id = checked_uuid if field_for_task_id == "Uuid" else checked_task_id
         self._rows = RowEncoder(self.serializer)
-        self._endings = Endings(self._rows)
+        self._endings = Endings(
+            self._rows, self._checked_id, lambda: self._new_writer(self._connections_apart)
+        )
         server: dict[str, Any] = {
             "dsn": dsn,
             "pool": pool,
@@ -166,7 +167,7 @@ class ResultStore(Searchable):
             except BaseException:  # cancelled or failed, the pool must not stay open
                 await self._close()
                 raise
-            self._was_started = True
+            self._endings.may_be_late = True
 
     async def shutdown(self) -> None:
         """Write all that was accepted and close the pool, unless it was lent.
@@ -187,7 +188,7 @@ class ResultStore(Searchable):
                 await self._reader.close(self._patience)
             finally:  # cancelled, it must not stay half open
                 await self._close()
-            await self._write_late()
+            await self._endings.write_late(self._patience)
 
     async def migrate(self) -> None:
         """Apply the migrations that are missing."""
@@ -233,7 +234,8 @@ class ResultStore(Searchable):
             task_id: records[checked] for task_id, checked in given.items() if checked in records
         }
 
-    async def set_result(self, task_id: str, outcome: Outcome) -> None:
+    @coroutine_function
+    def set_result(self, task_id: str, outcome: Outcome) -> Coroutine[Any, Any, None]:
         """Store how a task ended; it has a readable end when this returns.
 
         A value that cannot be stored, or that the server refuses, becomes a FAILURE that says why.
@@ -246,16 +248,7 @@ class ResultStore(Searchable):
             WriteTimeoutError: the server stayed away.
             psycopg.Error: a table or a right is missing, and stayed so for a while.
         """
-        checked = self._checked_id(task_id)
-        row, unstorable = self._rows.result(checked, outcome)
-        try:
-            await self._endings.store(self._writer, row, outcome, unstorable)
-        except NotStartedError:
-            if not self._was_started:
-                raise
-        else:
-            return
-        await self._endings.store(self._late_writer(), row, outcome, unstorable)
+        return self._endings.store(task_id, outcome)
 
     async def record_state(
         self,
@@ -280,12 +273,10 @@ class ResultStore(Searchable):
         if started_at is not None:
             await self._remover.discards.submit((self._checked_id(task_id), started_at))
 
-    async def is_ready(self, task_id: str, timeout: float = 0) -> bool:
+    @coroutine_function
+    def is_ready(self, task_id: str, timeout: float = 0) -> Coroutine[Any, Any, bool]:
         """Whether the task has ended, after ``timeout`` seconds at most."""
-        checked = self._checked_id(task_id)
-        if timeout > 0:
-            return await self._waiter.is_ready(checked, timeout)
-        return await self._reader.ready.submit(checked)
+        return self._waiter.is_ready(task_id, timeout)
 
     async def delete(self, task_id: str) -> bool:
         """Delete a task's result and progress; whether there was a result."""
@@ -346,7 +337,7 @@ class ResultStore(Searchable):
             WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
         """
         ids = listed(task_ids)
-        async for _ in self._waiter.ended([self._checked_id(id_) for id_ in ids], timeout):
+        async for _ in self._waiter.ended(ids, timeout):
             pass
         return await self.get_many(ids)
 
@@ -358,8 +349,7 @@ class ResultStore(Searchable):
         Raises:
             WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
         """
-        ids = [self._checked_id(task_id) for task_id in listed(task_ids)]
-        async for record in self._waiter.records(ids, timeout):
+        async for record in self._waiter.records(listed(task_ids), timeout):
             yield record
 
     async def watch_progress(self, task_id: str) -> AsyncIterator[Progress]:
@@ -367,28 +357,8 @@ class ResultStore(Searchable):
 
         A task that never ends, or that nobody has sent, is watched for ever.
         """
-        async for progress in self._waiter.progress(self._checked_id(task_id)):
+        async for progress in self._waiter.progress(task_id):
             yield progress
-
-    def _late_writer(self) -> Writer:
-        """What writes after ``shutdown()``, in another event loop, or in a forked process."""
-        late = self._late  # another thread may take its place
-        loop = asyncio.get_running_loop()
-        if late is None or late[0] is not loop:
-            late = self._late = loop, self._new_writer(self._connections_apart)
-        return late[1]
-
-    async def _write_late(self) -> None:
-        """Write the results that have come while the store was closed.
-
-        The event loop may end with ``shutdown()``, and more may come while these are written: but
-        not for ever, as from a loop that goes on.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._patience
-        while self._late is not None and self._late[0] is loop and loop.time() < until:
-            (_, writer), self._late = self._late, None
-            await writer.close(self._patience)
 
     async def _close(self) -> None:
         """Close the connections; to the end, though whoever waits for that is cancelled."""
@@ -422,18 +392,19 @@ class ResultStore(Searchable):
 
     def _forget_parents(self) -> None:
         """Forget what a fork has copied of the process that it comes from."""
-        self._loop = self._late = self._closing = None
+        self._loop = self._closing = None
+        self._endings.forget_parents()
         self._coming_or_going = asyncio.Lock()
         self._make_parts()
 
     def _make_parts(self) -> None:
-        self._writer = self._new_writer(self._connections)
+        self._writer = self._endings.writer = self._new_writer(self._connections)
         self._remover = Remover(self._connections, self.names, lanes=_WRITE_LANES)
         self._reader = Reader(self._connections, self.names, self.serializer, lanes=_READ_LANES)
         self._listener = Listener(
             self._connections, self.names, self._reader.ready_among, enabled=self._notify
         )
-        self._waiter = Waiter(self._reader, self._listener)
+        self._waiter = Waiter(self._reader, self._listener, self._checked_id)
         self._connect_queries(self._connections, self.names, self.serializer, self._reader)
 
     def _new_writer(self, connections: Connections) -> Writer:

@@ -41,7 +41,7 @@ Subscribers = dict[str, "dict[Subscription, None]"]
 
 
 class Subscription:
-    """What is heard of some tasks, within a ``with`` block, since the last look."""
+    """What is heard of some tasks, from its beginning to its end, since the last look."""
 
     __slots__ = ("_ended", "_heard", "_listener", "_look_again", "_of", "_task_ids", "_woken")
 
@@ -57,13 +57,21 @@ class Subscription:
         self._woken: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def begin(self) -> None:
+        """Hear of the tasks from now on; raises as ``Listener.listen()`` does."""
         self._listener.listen()
         for subscribers in self._of:
             for task_id in self._task_ids:
                 subscribers.setdefault(task_id, {})[self] = None
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """Hear of them no more."""
         for subscribers in self._of:
             for task_id in self._task_ids:
                 del subscribers[task_id][self]
@@ -151,6 +159,8 @@ class Listener:
         self._ended_channel = names.channel("ended")
         self._subscribers: Subscribers = {}
         self._watchers: Subscribers = {}  # of progress, who are subscribers too
+        self._of_ends = (self._subscribers,)
+        self._of_progress = (self._subscribers, self._watchers)
         self._task: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
         self._probe = ""
@@ -163,9 +173,8 @@ class Listener:
         return SAFETY_POLL if self._hearing.is_set() else POLL
 
     def subscribed(self, task_ids: Iterable[str], *, progress: bool = False) -> Subscription:
-        """Hear of the end of these tasks, or of progress too, for the time of a ``with`` block."""
-        of = (self._subscribers, self._watchers) if progress else (self._subscribers,)
-        return Subscription(self, tuple(task_ids), of)
+        """Give what hears of the end of these tasks, or of progress too."""
+        return Subscription(self, tuple(task_ids), self._of_progress if progress else self._of_ends)
 
     def listen(self) -> None:
         """Open the connection, unless that has been done.

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from taskiq_pg_json.errors import ResultEncodeError
-from taskiq_pg_json.records import Status
+from taskiq_pg_json.records import Outcome, Status, TaskInfo
 from taskiq_pg_json.serializer.exceptions import INTERRUPTS, outline_exception
 from taskiq_pg_json.serializer.exceptions.printable import full_name, message_of
 from taskiq_pg_json.serializer.jsontext import dumps
@@ -17,7 +17,7 @@ from taskiq_pg_json.serializer.protocol import EncodedRow
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from taskiq_pg_json.records import Outcome, Progress, TaskInfo
+    from taskiq_pg_json.records import Progress
     from taskiq_pg_json.serializer.protocol import ResultSerializer
 
 logger = logging.getLogger("taskiq_pg_json")
@@ -115,20 +115,9 @@ class RowEncoder:
         log = outcome.log and _storable(outcome.log)
         return _row(task_id, status, encoded, info, log=log, execution_time=_seconds(outcome))
 
-    def without_call(
-        self, task_id: str, outcome: Outcome
-    ) -> tuple[ResultRow, ResultEncodeError | None] | None:
-        """Return what ``result()`` does without what is beside it, which is no reason to lose it.
-
-        None where nothing is.
-        """
-        if outcome.info is None and outcome.log is None and not outcome.labels:
-            return None
-        return self.result(task_id, _bare(outcome))
-
     def refusal(self, task_id: str, outcome: Outcome, error: ResultEncodeError) -> ResultRow:
         """Return the row that stands in for one that the server refused."""
-        return self._failure(task_id, _bare(outcome), error)
+        return self._failure(task_id, outcome, error)
 
     def state(
         self, task_id: str, status: Status, info: TaskInfo, error: BaseException | None
@@ -234,15 +223,32 @@ def _without_call(outcome: Outcome) -> Outcome:
     return replace(outcome, labels={}, info=info)
 
 
-def _bare(outcome: Outcome) -> Outcome:
-    """A result without its call; what is left beside it is ASCII, which every database can hold."""
-    outcome = replace(_without_call(outcome), log=None)
-    info = outcome.info and replace(
-        outcome.info,
-        task_name=in_ascii(outcome.info.task_name),
-        worker=outcome.info.worker and in_ascii(outcome.info.worker),
-    )
-    return replace(outcome, info=info)
+def is_more_than_result(row: ResultRow) -> bool:
+    """Whether anything stands beside the result, which is no reason to lose it."""
+    beside = (row.task_name, row.args, row.kwargs, row.labels, row.log)
+    return any(value is not None for value in beside)
+
+
+def bare_outcome(
+    row: ResultRow, return_value: object, error: BaseException | None, is_err: bool
+) -> Outcome:
+    """What a row was made of, without the call and the log.
+
+    What is left beside the result is ASCII, which every database can hold.
+    """
+    info = None
+    if row.task_name is not None:
+        info = TaskInfo(
+            in_ascii(row.task_name),
+            args=None,
+            kwargs=None,
+            worker=row.worker and in_ascii(row.worker),
+            queued_at=row.queued_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+        )
+    seconds = row.execution_time or 0.0
+    return Outcome(return_value, error, is_err, execution_time=seconds, info=info)
 
 
 def _unwritable(task_id: str, outcome: Outcome, reason: BaseException) -> ResultEncodeError:

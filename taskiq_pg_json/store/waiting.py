@@ -9,7 +9,7 @@ from taskiq_pg_json.errors import ConfigurationError, WaitTimeoutError
 from taskiq_pg_json.store.hurry import SlowError, given_up_after
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from taskiq_pg_json.records import Progress, TaskRecord
     from taskiq_pg_json.store.listen import Listener
@@ -20,11 +20,20 @@ _LOOK = 1.0
 
 
 class Waiter:
-    """Waits by notification where the server can send one, and by polling where it cannot."""
+    """Waits by notification where the server can send one, and by polling where it cannot.
 
-    def __init__(self, reader: Reader, listener: Listener) -> None:
+    Args:
+        reader: reads how far tasks are.
+        listener: hears of them.
+        checked_id: gives a task's id as it is stored.
+    """
+
+    def __init__(
+        self, reader: Reader, listener: Listener, checked_id: Callable[[str], str]
+    ) -> None:
         self._reader = reader
         self._listener = listener
+        self._checked_id = checked_id
 
     async def ended(
         self, task_ids: Sequence[str], timeout: float | None
@@ -37,7 +46,7 @@ class Waiter:
         """
         if not isinstance(timeout, float | int | None):
             raise ConfigurationError(f"timeout={timeout!r}: give seconds, or None for no limit.")
-        pending = dict.fromkeys(task_ids)
+        pending = dict.fromkeys(map(self._checked_id, task_ids))
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._listener.subscribed(pending) as subscription:
             ended: set[str] = set()
@@ -73,15 +82,22 @@ class Waiter:
 
     async def is_ready(self, task_id: str, timeout: float) -> bool:
         """Whether the task has ended, after ``timeout`` seconds at most."""
+        task_id = self._checked_id(task_id)
+        if timeout <= 0:
+            return await self._reader.ready.submit(task_id)
         deadline = time.monotonic() + timeout
-        with self._listener.subscribed((task_id,)) as subscription:
-            # Without a timer: ten thousand that wait would have one each.
+        subscription = self._listener.subscribed((task_id,))
+        # Ten thousand that wait would have a timer each, and a with statement keeps a method.
+        subscription.begin()
+        try:
             if await self._reader.ready.submit(task_id):
                 return True
             while (left := deadline - time.monotonic()) > 0:
                 ended, look_again = await subscription.changes(left)
                 if ended or (look_again and await self._look([task_id], deadline)):
                     return True
+        finally:
+            subscription.end()
         return False
 
     async def records(
@@ -100,6 +116,7 @@ class Waiter:
 
     async def progress(self, task_id: str) -> AsyncIterator[Progress]:
         """Yield a task's progress whenever it has changed, until the task has ended."""
+        task_id = self._checked_id(task_id)
         last: StoredProgress | None = None  # values may not compare, or not equal themselves
         ended: Collection[str] = ()
         with self._listener.subscribed([task_id], progress=True) as subscription:
