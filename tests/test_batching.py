@@ -292,6 +292,25 @@ async def test_the_item_that_is_chosen_stands_for_all_of_its_key_in_a_batch():
     assert [item.number for item in server.flushed] == [0, 9]
 
 
+async def test_those_that_a_rejected_item_stood_for_are_flushed_all_the_same():
+    server = Server()
+    batcher = make_batcher(server)
+    items = [Item(0, key="other")] + [Item(n, key="same", bad=n in {3, 5}) for n in range(1, 6)]
+    results = await asyncio.gather(*map(batcher.submit, items), return_exceptions=True)
+    assert [result for result in results if not isinstance(result, Exception)] == [0, 4, 4, 4, 4]
+    assert results[5].args == ([5],)
+    assert [item.number for item in server.flushed] == [0, 4]
+
+
+async def test_what_a_rejected_item_stood_for_fails_by_itself_too():
+    server = Server()
+    batcher = make_batcher(server)
+    items = [Item(0, key="other")] + [Item(n, key="same", bad=n > 1) for n in range(1, 4)]
+    results = await asyncio.gather(*map(batcher.submit, items), return_exceptions=True)
+    assert [result.args for result in results[2:]] == [([2],), ([3],)]
+    assert results[:2] == [0, 1]
+
+
 @pytest.mark.parametrize("count", [1, 20])
 async def test_an_item_that_is_set_apart_fails_alone_with_its_error(count):
     async def flush(items):
@@ -586,7 +605,7 @@ def test_every_accepted_item_ends_exactly_once(plan, options, server, task_facto
         number = error.args[0][0] if error else task.result()
         assert items[number].bad is bool(error)
         assert items[number].key == item.key
-        assert number == item.number or (options["choose"] and number > item.number)
+        assert number == item.number or (not error and options["choose"] and number > item.number)
         assert (number in flushed) is not bool(error)
     for key in "abc":
         numbers = [item.number for item in server.flushed if item.key == key]

@@ -159,6 +159,17 @@ async def test_a_progress_that_the_server_refuses_is_an_encode_error(store, admi
         await store.set_progress("id", Progress("x", 7))
 
 
+async def test_a_progress_before_one_that_the_server_refuses_is_stored(store, admin, table_name):
+    admin.execute(f"ALTER TABLE {table_name}_progress ADD CHECK (state <> 'bad')")
+    reports = [("other", "first"), ("id", "good"), ("id", "bad")]
+    results = await asyncio.gather(
+        *(store.set_progress(task_id, Progress(state)) for task_id, state in reports),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [type(None), type(None), ResultEncodeError]
+    assert (await store.get_progress("id")).state == "good"
+
+
 async def test_a_right_that_progress_lacks_is_no_fault_of_the_progress(reader):
     async with reader:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

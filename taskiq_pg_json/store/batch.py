@@ -28,7 +28,7 @@ class Batch(Generic[ItemT, ResultT]):
 
     Attributes:
         entries: the item of each key, and who waits for it.
-        superseded: who waits for the earlier ones that an item stands for.
+        superseded: the others that an item stands for, the next best of a key last, and who waits.
         has_begun: whether its flush has.
         pause: seconds before what is put off of it is flushed again.
     """
@@ -37,12 +37,18 @@ class Batch(Generic[ItemT, ResultT]):
 
     def __init__(self) -> None:
         self.entries: dict[Hashable, Waiting[ItemT, ResultT]] = {}
-        self.superseded: list[tuple[Hashable, asyncio.Future[ResultT]]] = []
+        self.superseded: list[tuple[Hashable, Waiting[ItemT, ResultT]]] = []
         self.has_begun = False
         self.pause = _FIRST_PAUSE
 
-    def settle(self, results: Sequence[ResultT | Exception]) -> Batch[ItemT, ResultT] | None:
-        """Answer everybody; those whose items are put off leave it for another batch."""
+    def settle(
+        self, results: Sequence[ResultT | Exception], rejects: tuple[type[Exception], ...]
+    ) -> Batch[ItemT, ResultT] | None:
+        """Answer everybody but those who leave for another batch, which is returned.
+
+        These are the ones whose items are put off, and those for whom an item stood that has itself
+        been rejected.
+        """
         are_put_off = False
         for (_, future), result in zip(self.entries.values(), results, strict=True):
             if isinstance(result, PutOffError):
@@ -53,22 +59,32 @@ class Batch(Generic[ItemT, ResultT]):
                 future.set_result(result)
         if not (self.superseded or are_put_off):
             return None
-        by_key = dict(zip(self.entries, results, strict=True))
-        put_off: Batch[ItemT, ResultT] = Batch()
-        put_off.pause = min(2 * self.pause, _LONGEST_PAUSE)
-        for key, result in by_key.items():
+        again = self._taken_again(dict(zip(self.entries, results, strict=True)), rejects)
+        return again if again.entries else None
+
+    def _taken_again(
+        self, results: dict[Hashable, ResultT | Exception], rejects: tuple[type[Exception], ...]
+    ) -> Batch[ItemT, ResultT]:
+        """Take out what is flushed again, and answer those others for whom an item stood."""
+        again: Batch[ItemT, ResultT] = Batch()
+        again.pause = min(2 * self.pause, _LONGEST_PAUSE)
+        for key, result in results.items():
             if isinstance(result, PutOffError):
-                put_off.entries[key] = self.entries.pop(key)
-        for key, future in self.superseded:
-            if key in put_off.entries:
-                put_off.superseded.append((key, future))
+                again.entries[key] = self.entries.pop(key)
+        for key, entry in reversed(self.superseded):
+            if key in again.entries:
+                again.superseded.append((key, entry))
+            elif isinstance(results[key], rejects) and not entry[1].done():
+                again.entries[key] = entry
+                del self.entries[key]
             else:
-                resolve(future, by_key[key])
-        return put_off if are_put_off else None
+                resolve(entry[1], results[key])
+        again.superseded.reverse()
+        return again
 
     def fail(self, error: BaseException) -> None:
         """Answer everybody with an error."""
-        for _, future in (*self.entries.values(), *self.superseded):
+        for _, future in (*self.entries.values(), *(entry for _, entry in self.superseded)):
             resolve(future, error)
 
 

@@ -300,7 +300,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
                 earlier = entries[key]
                 if choose(earlier[0], item) is not item:
                     entry, earlier = earlier, entry
-                batch.superseded.append((key, earlier[1]))
+                batch.superseded.append((key, earlier))
             elif size > max_bytes:
                 self._send_aside(key, entry)
                 continue
@@ -363,10 +363,10 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             if not isinstance(error, Exception):
                 raise
         else:
-            put_off = batch.settle(results)
+            again = batch.settle(results, self._rejects)
             self._flushed += bool(batch.entries)
-            if put_off is not None:
-                self._send_put_off(put_off)
+            if again is not None:
+                self._send_put_off(again)
         finally:
             self._in_flight.difference_update(batch.entries)
 
