@@ -10,6 +10,7 @@ from decimal import Decimal
 import orjson
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from road import eventually, finished
 from taskiq import InMemoryBroker, gather
 
@@ -54,7 +55,13 @@ async def finish(store, ids, delay=0.05):
     await asyncio.gather(*(store.set_result(id_, Outcome(return_value=id_)) for id_ in ids))
 
 
-async def listener_pid(admin, names):
+async def names_heard(store):
+    """The names of what the server tells this store of."""
+    return await store._listener._channels.names()
+
+
+async def listener_pid(admin, store):
+    names = await names_heard(store)
     row = admin.execute(
         "SELECT pid FROM pg_stat_activity WHERE query = %s",
         [names.bind("LISTEN {channel_progressed}").as_string()],
@@ -177,10 +184,11 @@ async def test_watching_ends_where_the_row_is_deleted_at_once(hearing_store):
 
     watching = asyncio.create_task(watch())
     await asyncio.sleep(0.2)
+    channel = (await names_heard(hearing_store)).channel("ended")
     async with hearing_store._connections.connection() as connection:
         await connection.execute(
             "SELECT pg_notify(%s, %s)",
-            [hearing_store.names.channel("ended"), orjson.dumps([task_id]).decode()],
+            [channel, orjson.dumps([task_id]).decode()],
         )
     assert await asyncio.wait_for(watching, 10) == []
 
@@ -194,10 +202,9 @@ async def test_each_report_is_seen_once_whatever_its_value_says_of_equality(stor
             await asyncio.sleep(0.3)
             other = new_ids(1)
             await store.set_progress(other[0], Progress("working", 1))  # which wakes nobody else
+            channel = (await names_heard(store)).channel("progressed")
             async with store._connections.connection() as connection:
-                await connection.execute(
-                    "SELECT pg_notify(%s, %s)", [store.names.channel("progressed"), task_id]
-                )
+                await connection.execute("SELECT pg_notify(%s, %s)", [channel, task_id])
             await asyncio.sleep(0.3)
         await store.set_result(task_id, Outcome())
 
@@ -268,7 +275,7 @@ async def test_what_ended_while_the_listener_was_away_is_found(
     ids = new_ids(5)
     waiting = asyncio.create_task(hearing_store.wait(ids, timeout=30))
     await asyncio.sleep(0.2)
-    pid = await listener_pid(admin, hearing_store.names)
+    pid = await listener_pid(admin, hearing_store)
     admin.execute("SELECT pg_terminate_backend(%s)", [pid])
     await finish(hearing_store, ids, 0)
     assert set(await waiting) == set(ids)
@@ -284,7 +291,7 @@ async def test_whoever_waits_polls_while_the_listener_cannot_come_back(
     monkeypatch.setattr(hearing_store._connections, "connect", fail)
     waiting = asyncio.create_task(hearing_store.is_ready("id", NEVER))
     await eventually(lambda: looks)
-    pid = await listener_pid(admin, hearing_store.names)
+    pid = await listener_pid(admin, hearing_store)
     admin.execute("SELECT pg_terminate_backend(%s)", [pid])
     await finish_unheard(dsn, hearing_store.names.table, ["id"])
     assert await asyncio.wait_for(waiting, 10)
@@ -305,7 +312,7 @@ async def test_the_listener_outlives_a_dsn_that_fails_for_a_while(
         with store._listener.subscribed(()):
             await asyncio.wait_for(store._listener._hearing.wait(), 10)
             failures += [LookupError("no password yet"), LookupError("no password yet")]
-            pid = await listener_pid(admin, store.names)
+            pid = await listener_pid(admin, store)
             admin.execute("SELECT pg_terminate_backend(%s)", [pid])
             await eventually(lambda: not failures)
             await asyncio.wait_for(store._listener._hearing.wait(), 10)
@@ -416,7 +423,7 @@ async def test_no_look_for_all_outlives_the_store(deaf_store, admin, monkeypatch
     deaf_store.gate.set()
     for count in (1, 2):
         await eventually(lambda count=count: len(looks_for_all()) == count)
-        pid = await listener_pid(admin, deaf_store.names)
+        pid = await listener_pid(admin, deaf_store)
         admin.execute("SELECT pg_terminate_backend(%s)", [pid])
     await deaf_store.shutdown()
     assert looks_for_all() == []
@@ -454,8 +461,31 @@ async def test_nobody_looks_for_what_does_not_concern_them(looks, hearing_store,
     assert len(looks) == 2
 
 
+@pytest.mark.parametrize("waits", ["whoever names the schema", "whoever does not"])
+async def test_one_table_has_one_channel_whether_its_schema_is_named(dsn, hearing_store, waits):
+    table, ids = hearing_store.names.table, new_ids(1)
+    async with ResultStore(dsn, table_name=table, schema="public") as other:
+        waiter, writer = (other, hearing_store) if "names" in waits else (hearing_store, other)
+        waiting = asyncio.create_task(waiter.wait(ids, timeout=20))
+        with waiter._listener.subscribed(()):
+            await asyncio.wait_for(waiter._listener._hearing.wait(), 10)
+        await finish(writer, ids)
+        assert set(await waiting) == set(ids)
+
+
+async def test_a_table_of_the_same_name_in_another_schema_ends_no_wait(
+    dsn, hearing_store, schema_name
+):
+    there = make_conninfo(dsn, options=f"-c search_path={schema_name}")
+    async with ResultStore(there, table_name=hearing_store.names.table) as other:
+        waiting = asyncio.create_task(hearing_store.wait(["daily report"], timeout=0.5))
+        await finish(other, ["daily report"])
+        with pytest.raises(WaitTimeoutError):
+            await waiting
+
+
 async def test_garbage_on_the_channel_disturbs_nobody(hearing_store, admin, caplog):
-    channel = hearing_store.names.channel("ended")
+    channel = (await names_heard(hearing_store)).channel("ended")
     ids = new_ids(1)
     waiting = asyncio.create_task(hearing_store.wait(ids, timeout=20))
     await asyncio.sleep(0.1)
@@ -470,7 +500,8 @@ async def test_the_listener_uses_one_connection_that_it_closes(hearing_store, ad
     ids = new_ids(30)
     waits = [asyncio.create_task(hearing_store.wait([id_], timeout=20)) for id_ in ids]
     await asyncio.sleep(0.1)
-    statement = hearing_store.names.bind("LISTEN {channel_progressed}").as_string()
+    names = await names_heard(hearing_store)
+    statement = names.bind("LISTEN {channel_progressed}").as_string()
     count = sql.SQL("SELECT count(*) FROM pg_stat_activity WHERE query = {}").format(statement)
     assert admin.execute(count).fetchone() == (1,)
     await finish(hearing_store, ids, 0)
@@ -506,7 +537,7 @@ async def test_polling_takes_over_where_notifications_do_not_arrive(
     monkeypatch.setattr(listen, "_PROBE_TIMEOUT", 0.1)
     async with ResultStore(dsn, table_name=table_name) as store:
         # A pooler in transaction mode takes the LISTEN and never delivers.
-        store._listener._statements = [sql.SQL("SELECT 1")]
+        store._listener._listens = ["SELECT 1"]
         ids = new_ids(3)
         finishing = asyncio.create_task(finish(store, ids, 0.5))
         with caplog.at_level(logging.WARNING):
@@ -545,13 +576,13 @@ async def test_notifications_take_over_where_they_arrive_after_all(
     monkeypatch.setattr(listen, "_DEAF_PAUSE", 0.1)
     monkeypatch.setattr(listen, "SAFETY_POLL", NEVER)
     store, listener = trying_store, trying_store._listener
-    statements, listener._statements = listener._statements, [sql.SQL(statement)]
+    listens, listener._listens = listener._listens, [statement]
     waiting = asyncio.create_task(store.wait(["first", "second"], timeout=60))
     await eventually(lambda: store.tries > 3)
     await store.set_result("first", Outcome())
     assert listener.poll_interval == listen.POLL
     assert caplog.text.count(said) == len(caplog.records) == 1
-    listener._statements = statements
+    listener._listens = listens
     await asyncio.wait_for(listener._hearing.wait(), 10)
     await store.set_result("second", Outcome())
     assert len(await waiting) == 2
@@ -562,7 +593,7 @@ async def test_it_is_not_tried_at_once_to_listen_where_nothing_was_heard(
     trying_store, monkeypatch, statement
 ):
     monkeypatch.setattr(listen, "_RECONNECT", 0.05)
-    trying_store._listener._statements = [sql.SQL(statement)]
+    trying_store._listener._listens = [statement]
     for _ in range(3):
         with pytest.raises(WaitTimeoutError):
             await trying_store.wait(["id"], timeout=0.3)
@@ -584,11 +615,11 @@ async def test_many_who_wait_for_one_task_leave_at_once(store):
 async def test_a_listen_is_undone_where_nothing_was_heard(trying_store, monkeypatch, probe_timeout):
     monkeypatch.setattr(listen, "_PROBE_TIMEOUT", probe_timeout)
     listener = trying_store._listener
-    listener._ended_channel = "nobody"
+    listener._notify = listener._notify.replace(b"%(channel)s", b"'not ' || %(channel)s")
     unlisten, left = listener._unlisten, []
 
-    async def look_then(connection):
-        await unlisten(connection)
+    async def look_then(connection, names):
+        await unlisten(connection, names)
         cursor = await connection.execute("SELECT * FROM pg_listening_channels()")
         left.append(await cursor.fetchall())
 
@@ -602,7 +633,7 @@ async def test_a_listen_is_undone_where_nothing_was_heard(trying_store, monkeypa
 async def test_a_store_without_notify_sends_none(dsn, table_name, connect):
     async with ResultStore(dsn, table_name=table_name, notify=False) as store:
         connection = await connect()
-        await connection.execute(store.names.bind("LISTEN {channel_ended}"))
+        await connection.execute((await names_heard(store)).bind("LISTEN {channel_ended}"))
         await finish(store, new_ids(3), 0)
         assert [note async for note in connection.notifies(timeout=0.3)] == []
 

@@ -22,3 +22,8 @@ UNLISTEN {channel_progressed};
 -- server_pid --
 -- Which process of the server answers: behind a pooler it may be another one each time.
 SELECT pg_backend_pid();
+
+-- table_schema --
+-- The schema that the table is found in: whoever names it shares the channels of those who do not.
+SELECT nspname::text FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+WHERE pg_class.oid = to_regclass({results_literal});

@@ -18,6 +18,7 @@ from taskiq_pg_json.errors import TaskiqPgJsonError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from taskiq_pg_json.store.channels import Channels
     from taskiq_pg_json.store.connections import Connections
 
 logger = logging.getLogger("taskiq_pg_json")
@@ -34,10 +35,13 @@ _MAX_PAYLOAD = 7_900  # bytes; PostgreSQL's limit is below 8,000
 class Announcer:
     """Sends the ids that have gathered while the notification before was under way."""
 
-    def __init__(self, connections: Connections, statement: bytes, channel: str) -> None:
+    def __init__(
+        self, connections: Connections, statement: bytes, channels: Channels, event: str
+    ) -> None:
         self._connections = connections
         self._statement = statement
-        self._channel = channel
+        self._channels = channels
+        self._event = event
         self._pending: dict[str, None] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -54,11 +58,12 @@ class Announcer:
 
     async def _send(self) -> None:
         try:
+            channel = await self._channels.name(self._event)
             while self._pending:
                 payloads = list(_payloads(list(self._pending)))
                 self._pending = {}
                 await self._connections.execute(
-                    self._statement, {"channel": self._channel, "payloads": payloads}
+                    self._statement, {"channel": channel, "payloads": payloads}
                 )
                 await asyncio.sleep(_GATHERING)
         except (psycopg.Error, TaskiqPgJsonError) as error:

@@ -13,6 +13,7 @@ import psycopg
 
 from taskiq_pg_json.schema import PlainCursor, queries
 from taskiq_pg_json.store.announce import EVERYTHING
+from taskiq_pg_json.store.channels import Channels
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -147,16 +148,13 @@ class Listener:
         self._connections = connections
         self._ended_among = ended_among
         self._enabled = enabled
-        self._statements = [
-            names.bind(queries()[name]) for name in ("listen_results", "listen_progress")
-        ]
-        self._farewells = [
-            names.bind(queries()[name]) for name in ("unlisten_results", "unlisten_progress")
-        ]
+        self._channels = Channels(connections, names)
+        self._listens = [queries()[name] for name in ("listen_results", "listen_progress")]
+        self._farewells = [queries()[name] for name in ("unlisten_results", "unlisten_progress")]
         self._pid = names.bind(queries()["server_pid"])
         self._pid_apart = names.statement(queries()["server_pid"])
         self._notify = names.statement(queries()["notify"])
-        self._ended_channel = names.channel("ended")
+        self._ended_channel = ""
         self._subscribers: Subscribers = {}
         self._watchers: Subscribers = {}  # of progress, who are subscribers too
         self._of_ends = (self._subscribers,)
@@ -243,8 +241,10 @@ class Listener:
 
     async def _begins_to_hear(self, connection: Connection) -> bool:
         """Listen, and find out whether anything is heard."""
-        for statement in self._statements:
-            await PlainCursor(connection).execute(statement)
+        names = await self._channels.names()
+        for listen in self._listens:
+            await PlainCursor(connection).execute(names.bind(listen))
+        self._ended_channel = names.channel("ended")
         self._probe = _PROBE + secrets.token_hex(8)
         try:
             await self._connections.execute(
@@ -254,16 +254,15 @@ class Listener:
                 self._hear(notification)
         finally:
             if not self._hearing.is_set():
-                await self._unlisten(connection)
+                await self._unlisten(connection, names)
         return self._hearing.is_set()
 
-    async def _unlisten(self, connection: Connection) -> None:
+    async def _unlisten(self, connection: Connection, names: Names) -> None:
         """Undo the LISTEN: the server may be a pooler's, which gives it to others."""
         with suppress(psycopg.Error, asyncio.TimeoutError):
-            for statement in self._farewells:
-                await asyncio.wait_for(
-                    PlainCursor(connection).execute(statement), _UNLISTEN_TIMEOUT
-                )
+            for farewell in self._farewells:
+                unlistening = PlainCursor(connection).execute(names.bind(farewell))
+                await asyncio.wait_for(unlistening, _UNLISTEN_TIMEOUT)
 
     def _say_once(self, why: str) -> None:
         """Say why nothing is heard, unless that has been said since something was."""

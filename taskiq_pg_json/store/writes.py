@@ -12,6 +12,7 @@ import psycopg
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import Announcer
 from taskiq_pg_json.store.batching import later
+from taskiq_pg_json.store.channels import Channels
 from taskiq_pg_json.store.retrying import NEVER, NO_WRITES
 from taskiq_pg_json.store.statements import BatchStatement, RowT
 from taskiq_pg_json.store.unlocked import CANCELED, LOCK_LIMIT, unlocked_batcher
@@ -109,10 +110,9 @@ class Writer:
         self._finish = _WriteStatement(names, "finish")
         self._record_state = _WriteStatement(names, "record_state")
         self._set_progress = _WriteStatement(names, "set_progress")
+        channels = Channels(connections, names)
         self._announcers = {
-            event: Announcer(
-                connections, names.statement(queries()["notify"]), names.channel(event)
-            )
+            event: Announcer(connections, names.statement(queries()["notify"]), channels, event)
             for event in (("ended", "progressed") if notify else ())
         }
         self._shared = {"serializer": serializer_name, "ttl": ttl, **LOCK_LIMIT}
