@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime  # noqa: TC003 - for whoever evaluates the annotations
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol
+from typing import Any, Generic, Protocol
 
 from typing_extensions import TypeVar
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 ReturnT = TypeVar("ReturnT", default=Any)
 ItemT = TypeVar("ItemT", default=Any)
@@ -174,6 +172,11 @@ class TaskRecord(Generic[ReturnT]):
     def is_ready(self) -> bool:
         """Whether the task has ended."""
         return self.finished_at is not None
+
+    def to_dict(self) -> dict[str, object]:
+        """The record as a dict, decoded; raises as the fields do."""
+        plain = [each.name for each in fields(self) if each.repr]
+        return {name: getattr(self, name) for name in (*plain, *_DECODED)}
 
     def decoded_by(self, wrap: Callable[[Decode], Decode]) -> TaskRecord[ReturnT]:
         """The same record with another way to decode its values, which is given the present one."""

@@ -14,18 +14,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.pq import TransactionStatus
+from pydantic import TypeAdapter
 from seeds import NOW, Invoice, PaymentError, ago, finish, ids, orders, unfinished
 
 from taskiq_pg_json import (
     F,
+    FailureGroup,
     FilterError,
     NotLoadedError,
     Outcome,
+    Page,
     Progress,
     ResultDecodeError,
     ResultStore,
     SearchTimeoutError,
+    StatsRow,
     Status,
+    TaskInfo,
 )
 
 DAY = timedelta(days=1)
@@ -628,6 +633,22 @@ async def test_a_pickled_record_can_be_decoded_in_another_way(shop):
     again = record.decoded_by(lambda decode: lambda column: (column, decode(column)))
     assert again.args == ("args", args)
     assert record.args == args
+
+
+async def test_a_task_may_return_records_as_dicts(shop):
+    record = await shop.get("order-1")
+    await shop.set_result("report", Outcome([record.to_dict()]))
+    (row,) = (await shop.get("report")).return_value
+    assert list(row)[:4] == ["task_id", "task_name", "worker", "status"]
+    assert row == {column: getattr(record, column) for column in row}
+    assert (row["return_value"], row["kwargs"]) == (record.return_value, record.kwargs)
+
+
+@pytest.mark.parametrize(
+    "annotation", [StatsRow, list[StatsRow], Page[StatsRow], FailureGroup, Progress, TaskInfo]
+)
+def test_what_the_store_takes_and_gives_may_be_annotations(annotation):
+    assert TypeAdapter(annotation).json_schema()
 
 
 async def test_a_column_that_was_left_out_says_so(shop):
