@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
     from taskiq_pg_json.schema import TaskIdType
+    from taskiq_pg_json.serializer import ResultSerializer, TaskiqSerializer
 
 _ReturnType = TypeVar("_ReturnType", default=Any)
 
@@ -79,7 +80,7 @@ class JsonbResultBackend(AsyncResultBackend[_ReturnType]):
         keep_results: bool = True,
         table_name: str = "taskiq_results",
         field_for_task_id: TaskIdType = "VarChar",
-        serializer: object | None = None,
+        serializer: ResultSerializer | TaskiqSerializer | None = None,
         *,
         schema: str | None = None,
         pool: AsyncConnectionPool[Any] | None = None,

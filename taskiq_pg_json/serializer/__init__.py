@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from taskiq_pg_json.serializer.adapters import DescribedValueWarning, as_result_serializer
+from taskiq_pg_json.serializer.adapters import (
+    DescribedValueWarning,
+    TaskiqSerializer,
+    as_result_serializer,
+)
 from taskiq_pg_json.serializer.json_serializer import JsonSerializer
 from taskiq_pg_json.serializer.leaves import IncompleteValueWarning, PickledValueWarning
 from taskiq_pg_json.serializer.lookup import UnresolvedTypeWarning
@@ -18,6 +22,7 @@ __all__ = [
     "PickleFallback",
     "PickledValueWarning",
     "ResultSerializer",
+    "TaskiqSerializer",
     "TypeRegistry",
     "UnresolvedTypeWarning",
     "as_result_serializer",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from taskiq_pg_json.records import Progress, TaskInfo, TaskRecord
+    from taskiq_pg_json.serializer import ResultSerializer, TaskiqSerializer
     from taskiq_pg_json.store.dsn import Dsn
 
 MadeT = TypeVar("MadeT")
@@ -86,7 +87,7 @@ class ResultStore(Searchable):
         *,
         table_name: str = "taskiq_results",
         field_for_task_id: TaskIdType = "VarChar",
-        serializer: object | None = None,
+        serializer: ResultSerializer | TaskiqSerializer | None = None,
         schema: str | None = None,
         pool: AsyncConnectionPool[Any] | None = None,
         result_ttl: float | timedelta | None = None,
