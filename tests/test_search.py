@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg import AsyncPipeline
 from psycopg.pq import TransactionStatus
 from pydantic import TypeAdapter
 from seeds import NOW, Invoice, PaymentError, ago, finish, ids, orders, unfinished
@@ -850,6 +851,26 @@ async def test_a_search_that_loads_no_value_loads_no_pickle_either(store):
     await store.search(load=[])
     await store.search(load=["return_value"])
     assert [columns[17] is None for columns in fetched] == [True, False]
+
+
+@pytest.mark.parametrize("lent", [True, False], ids=["a pool that is lent", "a pool of its own"])
+async def test_a_search_that_is_cancelled_early_leaves_no_connection_in_a_pipeline(
+    dsn, lend, made_table, monkeypatch, lent
+):
+    enter = AsyncPipeline.__aenter__
+
+    async def enter_cancelled(pipeline):
+        await enter(pipeline)
+        raise asyncio.CancelledError  # psycopg may let others run, when it has entered
+
+    pool = {"pool": lend(max_size=1)} if lent else {"min_size": 1, "max_size": 1}
+    async with ResultStore(None if lent else dsn, table_name=made_table, **pool) as store:
+        with monkeypatch.context() as patched:
+            patched.setattr(AsyncPipeline, "__aenter__", enter_cancelled)
+            counting = asyncio.create_task(store.count())
+            await asyncio.wait({counting})
+        assert counting.cancelled()
+        assert await asyncio.wait_for(store.get_many(["id"]), 5) == {}
 
 
 async def test_a_stream_that_is_cancelled_gives_its_connection_back(shop, pool):

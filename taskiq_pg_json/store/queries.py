@@ -14,6 +14,7 @@ from taskiq_pg_json.errors import FilterError, SearchTimeoutError
 from taskiq_pg_json.schema import PlainCursor, queries
 from taskiq_pg_json.store.arguments import is_seconds
 from taskiq_pg_json.store.filters import TOO_DEEP
+from taskiq_pg_json.store.sessions import pipelined
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping
@@ -69,7 +70,7 @@ class QueryRunner:
 
         async def operation(connection: Connection) -> list[Any]:
             # A pipeline is one transaction and one round trip: the limit ends with it.
-            async with connection.pipeline():
+            async with pipelined(connection):
                 if timeout is not None:
                     await self._limit(connection, timeout)
                 async with PlainCursor(connection) as cursor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.pq import PipelineStatus
 
 from taskiq_pg_json.errors import ConfigurationError
 
@@ -40,6 +41,21 @@ async def autocommit(connection: Connection) -> AsyncIterator[None]:
     finally:
         if not connection.closed:
             await connection.set_autocommit(False)
+
+
+@asynccontextmanager
+async def pipelined(connection: Connection) -> AsyncIterator[None]:
+    """Have the block's statements answered together, in one transaction.
+
+    psycopg leaves a connection in pipeline mode where it is cancelled while it enters that: what
+    is sent next would never be answered.
+    """
+    try:
+        async with connection.pipeline():
+            yield
+    finally:
+        if connection.pgconn.pipeline_status != PipelineStatus.OFF:
+            connection.pgconn.finish()
 
 
 def leave_standby(connection: Connection, error: ReadOnlySqlTransaction) -> None:
