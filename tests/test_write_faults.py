@@ -170,6 +170,17 @@ async def test_a_progress_before_one_that_the_server_refuses_is_stored(store, ad
     assert (await store.get_progress("id")).state == "good"
 
 
+@pytest.mark.parametrize("refused", [1, 2])
+async def test_of_two_results_in_a_batch_the_later_stands_whichever_is_refused(
+    store, admin, table_name, refused
+):
+    admin.execute(f"ALTER TABLE {table_name} ADD CHECK (length(labels::text) < 1000)")
+    outcomes = [Outcome(n, labels={"l": "x" * 2000} if n == refused else {}) for n in (1, 2)]
+    other = store.set_result("other", Outcome())
+    await asyncio.gather(other, *(store.set_result("id", outcome) for outcome in outcomes))
+    assert (await store.get_outcome("id")).return_value == 2
+
+
 async def test_a_right_that_progress_lacks_is_no_fault_of_the_progress(reader):
     async with reader:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

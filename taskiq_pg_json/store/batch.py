@@ -29,15 +29,18 @@ class Batch(Generic[ItemT, ResultT]):
     Attributes:
         entries: the item of each key, and who waits for it.
         superseded: the others that an item stands for, the next best of a key last, and who waits.
+        rejected: who waits for an item that stood for one of these and was rejected, and why: they
+            are told when that one has been flushed, as they would be had it been flushed before.
         has_begun: whether its flush has.
         pause: seconds before what is put off of it is flushed again.
     """
 
-    __slots__ = ("entries", "has_begun", "pause", "superseded")
+    __slots__ = ("entries", "has_begun", "pause", "rejected", "superseded")
 
     def __init__(self) -> None:
         self.entries: dict[Hashable, Waiting[ItemT, ResultT]] = {}
         self.superseded: list[tuple[Hashable, Waiting[ItemT, ResultT]]] = []
+        self.rejected: list[tuple[Hashable, asyncio.Future[ResultT], Exception]] = []
         self.has_begun = False
         self.pause = _FIRST_PAUSE
 
@@ -49,15 +52,16 @@ class Batch(Generic[ItemT, ResultT]):
         These are the ones whose items are put off, and those for whom an item stood that has itself
         been rejected.
         """
-        are_put_off = False
+        is_all = not (self.superseded or self.rejected)
         for (_, future), result in zip(self.entries.values(), results, strict=True):
-            if isinstance(result, PutOffError):
-                are_put_off = True
-            elif isinstance(result, Exception):
+            if not isinstance(result, Exception):
+                if not future.done():
+                    future.set_result(result)
+            elif isinstance(result, PutOffError):
+                is_all = False
+            elif is_all or not isinstance(result, rejects):
                 resolve(future, result)
-            elif not future.done():
-                future.set_result(result)
-        if not (self.superseded or are_put_off):
+        if is_all:
             return None
         again = self._taken_again(dict(zip(self.entries, results, strict=True)), rejects)
         return again if again.entries else None
@@ -72,20 +76,31 @@ class Batch(Generic[ItemT, ResultT]):
             if isinstance(result, PutOffError):
                 again.entries[key] = self.entries.pop(key)
         for key, entry in reversed(self.superseded):
+            result = results[key]
             if key in again.entries:
                 again.superseded.append((key, entry))
-            elif isinstance(results[key], rejects) and not entry[1].done():
+            elif isinstance(result, rejects) and not entry[1].done():
+                _, future = self.entries.pop(key)
                 again.entries[key] = entry
-                del self.entries[key]
+                again.rejected.append((key, future, result))
             else:
-                resolve(entry[1], results[key])
+                resolve(entry[1], result)
         again.superseded.reverse()
+        for key, (_, future) in self.entries.items():
+            resolve(future, results[key])
+        for key, future, error in self.rejected:
+            if key in again.entries:
+                again.rejected.append((key, future, error))
+            else:
+                resolve(future, error)
         return again
 
     def fail(self, error: BaseException) -> None:
         """Answer everybody with an error."""
         for _, future in (*self.entries.values(), *(entry for _, entry in self.superseded)):
             resolve(future, error)
+        for _, future, reason in self.rejected:
+            resolve(future, reason)
 
 
 def resolve(future: asyncio.Future[ResultT], result: ResultT | BaseException) -> None:
