@@ -25,6 +25,7 @@ from taskiq_pg_json import (
     Status,
     TaskInfo,
 )
+from taskiq_pg_json.store import listen
 
 _INFO = TaskInfo("shop:count", started_at=now())
 
@@ -285,6 +286,39 @@ async def test_another_event_loop_is_refused_but_for_results(named):
         await asyncio.gather(*(asyncio.to_thread(asyncio.run, storing) for storing in stored))
         assert await named.is_ready("here")
         assert await named.count() == 11
+
+
+async def test_what_another_event_loop_stores_is_announced(dsn, table_name, named, monkeypatch):
+    monkeypatch.setattr(listen, "SAFETY_POLL", 3600.0)
+    async with named, ResultStore(dsn, table_name=table_name) as other:
+        with other._listener.subscribed(()):
+            await asyncio.wait_for(other._listener._hearing.wait(), 10)
+        waiting = asyncio.create_task(other.wait(["id"], timeout=20))
+        await asyncio.to_thread(asyncio.run, named.set_result("id", Outcome(1)))
+        assert (await waiting)["id"].return_value == 1
+        assert not named._endings._late
+
+
+async def test_a_result_during_a_shutdown_is_stored_though_another_thread_stores_one(
+    named, admin, table_name
+):
+    stored = ["before", "meanwhile", "in a thread"]
+    async with named:
+        with admin.transaction():
+            admin.execute(f"LOCK TABLE {table_name}")
+            storing = [asyncio.create_task(named.set_result(stored[0], Outcome()))]
+            closing = asyncio.create_task(named.shutdown())
+            await eventually(lambda: named._writer.results._closed)
+            storing.append(asyncio.create_task(named.set_result(stored[1], Outcome())))
+            await eventually(lambda: len(named._endings._late) == 1)
+            late = named.set_result(stored[2], Outcome())
+            thread = asyncio.create_task(asyncio.to_thread(asyncio.run, late))
+            await eventually(lambda: len(named._endings._late) == 2)
+        await closing
+        assert all(task.done() for task in storing), "the event loop may end here"
+        await thread
+    async with named:
+        assert await named.count() == 3
 
 
 def test_every_question_to_a_store_is_asked_from_another_loop():

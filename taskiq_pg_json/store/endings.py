@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taskiq_pg_json.errors import NotStartedError
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from taskiq_pg_json.store.writes import Writer
 
 logger = logging.getLogger("taskiq_pg_json")
+
+
+@dataclass(slots=True, eq=False)
+class _Late:
+    """What writes the late results of one event loop, and how many it is writing."""
+
+    writer: Writer
+    results: int = 0
 
 
 class Endings:
@@ -49,7 +58,7 @@ class Endings:
         self._rows = rows
         self._checked_id = checked_id
         self._new_late_writer = new_late_writer
-        self._late: tuple[asyncio.AbstractEventLoop, Writer] | None = None
+        self._late: dict[asyncio.AbstractEventLoop, _Late] = {}
         self.may_be_late = False
 
     # Ten thousand may wait, and the garbage collector looks again and again through all that each
@@ -88,25 +97,30 @@ class Endings:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + patience
-        while self._late is not None and self._late[0] is loop and loop.time() < until:
-            (_, writer), self._late = self._late, None
-            await writer.close(patience)
+        while loop.time() < until and (late := self._late.pop(loop, None)) is not None:
+            await late.writer.close(patience)
 
     def forget_parents(self) -> None:
         """Forget what a fork has copied of the process that it comes from."""
-        self._late = None
-
-    def _late_writer(self) -> Writer:
-        late = self._late  # another thread may take its place
-        loop = asyncio.get_running_loop()
-        if late is None or late[0] is not loop:
-            late = self._late = loop, self._new_late_writer()
-        return late[1]
+        self._late = {}
 
     async def _store_late(
         self, row: ResultRow, bare: Outcome, unstorable: ResultEncodeError | None
     ) -> None:
-        writer = self._late_writer()
+        loop = asyncio.get_running_loop()
+        late = self._late.get(loop) or self._late.setdefault(loop, _Late(self._new_late_writer()))
+        late.results += 1
+        try:
+            await self._store_with(late.writer, row, bare, unstorable)
+            await late.writer.announced()  # the event loop may end with this
+        finally:
+            late.results -= 1
+            if not late.results and self._late.get(loop) is late:
+                del self._late[loop]
+
+    async def _store_with(
+        self, writer: Writer, row: ResultRow, bare: Outcome, unstorable: ResultEncodeError | None
+    ) -> None:
         try:
             await _store(writer.results, row, unstorable)
         except REFUSALS as error:

@@ -131,6 +131,10 @@ class Writer:
             self.states.close(patience),
             self.progress.close(patience),
         )
+        await self.announced()
+
+    async def announced(self) -> None:
+        """Return when all that has been written has been announced."""
         for announcer in self._announcers.values():
             await announcer.close()
 
