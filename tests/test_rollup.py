@@ -797,6 +797,23 @@ async def test_late_rows_are_stored_and_counted_whoever_owns_the_functions(
     admin.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER")
 
 
+async def test_late_rows_are_counted_where_the_owner_may_not_use_the_schema_any_more(
+    pool, admin, schema_name, worker
+):
+    role = user_of(worker)
+    admin.execute(f"GRANT USAGE, CREATE ON SCHEMA {schema_name} TO {role}")
+    async with ResultStore(worker, schema=schema_name, table_name="shop"):
+        pass
+    table = sql.Identifier(schema_name, "shop")
+    async with ResultStore(pool=pool, schema=schema_name, table_name="shop") as store:
+        fill(admin, table, hours=3)
+        await store.refresh_rollup()
+        admin.execute(f"REVOKE USAGE ON SCHEMA {schema_name} FROM {role}")
+        admin.execute(f"DELETE FROM {schema_name}.shop WHERE task_id = 'task-0'")
+        assert await total(store) == 5
+        assert await store.refresh_rollup() == 0
+
+
 async def test_a_publication_of_all_tables_hinders_nothing(store, admin, table_name):
     write(admin, table_name)
     await store.refresh_rollup()

@@ -16,6 +16,7 @@ SELECT count(part.id) = 3
                  AND (SELECT bool_and(position('"' || replace(relname, '"', '""') || '"' IN mark.prosrc) > 0)
                       FROM pg_class
                       WHERE oid IN (to_regclass({rollup_marks_literal}), to_regclass({rollup_hours_literal})))
+                 AND has_schema_privilege(mark.proowner, home.oid, 'USAGE')
                  AND has_table_privilege(mark.proowner, to_regclass({rollup_marks_literal}), 'INSERT')
                  AND has_table_privilege(mark.proowner, to_regclass({rollup_hours_literal}), 'SELECT'))
            AND EXISTS (  -- upon each INSERT, DELETE, UPDATE and TRUNCATE
