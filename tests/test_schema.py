@@ -181,11 +181,11 @@ async def test_tables_that_are_made_while_a_start_waits_for_its_turn_are_seen(
     start, connect, table_name
 ):
     waiting, schema = await connect(), Schema(Names(table_name))
-    assert await schema.found_version(waiting) == 0
+    assert (await schema.find(waiting)).version == 0
     async with waiting.transaction():
         await waiting.execute("SELECT 1")
         await start()
-        assert await schema.found_version(waiting) == schema.needed_version
+        assert (await schema.find(waiting)).version == schema.needed_version
 
 
 def test_processes_that_start_at_once_make_the_tables_once(dsn, table_name, admin):
@@ -445,6 +445,144 @@ async def test_a_comment_that_was_changed_is_not_the_end_of_a_table(start, admin
     (restore,) = re.findall(r"COMMENT .*?;", str(caught.value))
     admin.execute(restore)
     await drive(await start())
+
+
+@pytest.mark.parametrize(
+    "lost", ["TABLE {}_progress CASCADE", "FUNCTION {}_progress_text CASCADE"], ids=str.split
+)
+async def test_a_table_in_part_is_not_said_to_lack_its_comment_alone(
+    start, admin, table_name, lost
+):
+    await start()
+    admin.execute(f"COMMENT ON TABLE {table_name} IS NULL; DROP {lost.format(table_name)}")
+    with pytest.raises(ForeignTableError, match=rf'"{table_name}_progress.*in part') as caught:
+        await start()
+    assert not re.search("COMMENT ON|taskiq-postgres's", str(caught.value))
+
+
+@pytest.mark.parametrize("migrate", ["auto", "verify"])
+async def test_results_whose_progress_is_missing_are_refused_and_the_error_leads_to_new_tables(
+    start, admin, schema_name, migrate
+):
+    where = {"table_name": "shop", "schema": schema_name}
+    backend = await start(**where)
+    await backend.set_result("kept", finished(42))
+    admin.execute(f"DROP TABLE {schema_name}.shop_progress CASCADE")
+    with pytest.raises(SchemaError, match=r"shop_progress.*missing.*backup") as caught:
+        await start(**where, migrate=migrate)
+    aside, copy = re.findall(r"(?:ALTER|INSERT) [^;]*;", str(caught.value))
+    admin.execute(aside)
+    with pytest.raises(ForeignTableError) as caught:
+        await start(**where)
+    for way_out in re.findall(r"(?:DROP|ALTER) [^;]*;", str(caught.value)):
+        admin.execute(way_out)
+    anew = await start(**where)
+    admin.execute(copy)
+    assert (await anew.get_result("kept")).return_value == 42
+    await drive(anew)
+
+
+def definitions_in(admin, schema):
+    """What stands in a schema: views and functions by their definitions and comments."""
+    return admin.execute(
+        """
+        SELECT relname, pg_get_viewdef(oid), obj_description(oid) FROM pg_class
+        WHERE relnamespace = %(schema)s::regnamespace AND relkind = 'v'
+        UNION ALL
+        SELECT proname, pg_get_functiondef(oid), obj_description(oid) FROM pg_proc
+        WHERE pronamespace = %(schema)s::regnamespace
+        ORDER BY 1
+        """,
+        {"schema": schema},
+    ).fetchall()
+
+
+LOSSES = [
+    *(f"VIEW {{}}.shop_{view} CASCADE" for view in ("outcomes", "stats", "storage")),
+    "FUNCTION {}.shop_progress_percent CASCADE",
+    "FUNCTION {}.shop_progress_text CASCADE",
+]
+
+
+@pytest.mark.parametrize("lost", LOSSES)
+async def test_functions_and_views_that_are_missing_are_made_anew(
+    start, admin, schema_name, lost, caplog
+):
+    await start(table_name="shop", schema=schema_name)
+    before = definitions_in(admin, schema_name)
+    admin.execute(f"DROP {lost.format(schema_name)}")
+    await drive(await start(table_name="shop", schema=schema_name))
+    assert definitions_in(admin, schema_name) == before
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("lost", LOSSES)
+async def test_the_sql_since_the_version_that_is_needed_makes_functions_and_views_anew(
+    start, connect, admin, schema_name, lost
+):
+    store = ResultStore(table_name="shop", schema=schema_name)
+    await start(table_name="shop", schema=schema_name)
+    before = definitions_in(admin, schema_name)
+    admin.execute(f"DROP {lost.format(schema_name)}")
+    await (await connect()).execute(store.schema_sql(since=files.migrations()[-1].version))
+    assert definitions_in(admin, schema_name) == before
+    await drive(await start(table_name="shop", schema=schema_name, migrate="verify"))
+
+
+async def test_verify_refuses_tables_without_the_functions_of_reads(start, admin, schema_name):
+    await start(table_name="shop", schema=schema_name)
+    admin.execute(f"DROP FUNCTION {schema_name}.shop_progress_text CASCADE")
+    version = files.migrations()[-1].version
+    complaint = rf'"shop_progress_text" .*"shop_outcomes".*schema_sql\(since={version}\)'
+    with pytest.raises(SchemaError, match=complaint):
+        await start(table_name="shop", schema=schema_name, migrate="verify")
+
+
+async def test_verify_names_the_views_that_are_missing(start, admin, schema_name, caplog):
+    await start(table_name="shop", schema=schema_name)
+    admin.execute(f"DROP VIEW {schema_name}.shop_storage")
+    await drive(await start(table_name="shop", schema=schema_name, migrate="verify"))
+    (warning,) = caplog.messages
+    assert f'the views "{schema_name}"."shop_storage" are missing' in warning
+
+
+async def test_a_role_that_may_not_bring_back_a_view_is_told_its_name_and_starts(
+    start, limited, admin, schema_name, caplog
+):
+    role = conninfo_to_dict(limited)["user"]
+    await start(table_name="shop", schema=schema_name)
+    admin.execute(
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema_name} TO {role};"
+        f"DROP VIEW {schema_name}.shop_storage"
+    )
+    await drive(await start(limited, table_name="shop", schema=schema_name))
+    (warning,) = caplog.messages
+    assert f'the views "{schema_name}"."shop_storage" are missing' in warning
+    assert "permission denied for schema" in warning
+
+
+async def test_what_can_be_brought_back_is_where_the_rest_cannot(start, admin, schema_name, caplog):
+    await start(table_name="shop", schema=schema_name)
+    admin.execute(
+        f"DROP TABLE {schema_name}.shop_rollup CASCADE;"
+        f"DROP FUNCTION {schema_name}.shop_progress_text CASCADE"
+    )
+    await drive(await start(table_name="shop", schema=schema_name))
+    (warning,) = caplog.messages
+    assert f'the views "{schema_name}"."shop_storage" are missing' in warning
+    assert "shop_rollup" in warning
+
+
+async def test_views_that_newer_tables_do_without_are_not_missed(start, admin, schema_name, caplog):
+    await start(table_name="shop", schema=schema_name)
+    admin.execute(
+        f"COMMENT ON TABLE {schema_name}.shop IS 'taskiq-pg-json schema 999';"
+        f"DROP VIEW {schema_name}.shop_storage"
+    )
+    for migrate in ("auto", "verify"):
+        await drive(await start(table_name="shop", schema=schema_name, migrate=migrate))
+    assert "shop_storage" not in relations_of(admin, schema_name)
+    assert not caplog.records
 
 
 async def test_verify_accepts_tables_that_are_current(start):

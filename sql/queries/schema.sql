@@ -1,6 +1,7 @@
 -- schema_version --
--- The table's oid and comment, the type of its task ids, and the rights on it and on the progress that this
--- role lacks, as a GRANT names them; NULLs when there is no such table. Reading pg_class makes the server look afresh:
+-- The table's oid and comment; the type of its task ids; the rights on it and on the progress that this role
+-- lacks, as a GRANT names them; this role; whether the progress is there; and which functions and views are
+-- missing. NULLs first when there is no such table. Reading pg_class makes the server look afresh:
 -- to_regclass() by itself may answer what was true before a lock was waited for.
 SELECT found.oid, obj_description(found.oid, 'pg_class'),
        (SELECT format_type(atttypid, NULL) FROM pg_attribute
@@ -11,13 +12,17 @@ SELECT found.oid, obj_description(found.oid, 'pg_class'),
                       FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS needed
                       WHERE NOT has_table_privilege(to_regclass(used.name), needed)) AS lacking (rights)
         WHERE lacking.rights IS NOT NULL),
-       quote_ident(current_user)
+       quote_ident(current_user),
+       to_regclass(%(progress)s) IS NOT NULL,
+       ARRAY(SELECT name FROM unnest(%(functions)s::text[]) AS name
+             WHERE to_regprocedure(name || '(jsonb)') IS NULL),
+       ARRAY(SELECT name FROM unnest(%(views)s::text[]) AS name WHERE to_regclass(name) IS NULL)
 FROM (SELECT to_regclass(%(table)s)::oid) AS wanted (oid)
 LEFT JOIN pg_class AS found ON found.oid = wanted.oid;
 
 -- in_the_way --
--- What bears the table's name and no comment of ours: its kind; both as they stand in an ALTER; and whether it
--- is a table that has the columns of the results.
+-- What bears the table's name and no comment of ours: its kind; both as they stand in an ALTER; and whether
+-- it is a table that has the columns of the results.
 SELECT type, upper(replace(type, 'composite ', '')) || ' ' || identity,
        type = 'table' AND ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = %(oid)s::oid)
            @> '{task_id,task_name,worker,status,return_value,error,args,kwargs,labels,log,execution_time,

@@ -17,18 +17,15 @@ TaskIdType = Literal["VarChar", "Text", "Uuid"]
 MAX_IDENTIFIER_BYTES = 63
 """PostgreSQL's NAMEDATALEN - 1: it silently cuts a longer name."""
 
-_RELATIONS = frozenset(
-    {
+_VIEWS = frozenset(
+    {"outcomes", "failures", "failure_groups", "stats", "stats_hourly", "running", "storage"}
+)
+_FUNCTIONS_OF_READS = frozenset({"progress_percent", "progress_text"})
+_RELATIONS = (
+    _VIEWS
+    | _FUNCTIONS_OF_READS
+    | {
         "progress",
-        "progress_percent",
-        "progress_text",
-        "outcomes",
-        "failures",
-        "failure_groups",
-        "stats",
-        "stats_hourly",
-        "running",
-        "storage",
         "duration_classes",
         "rollup",
         "rollup_hours",
@@ -110,6 +107,14 @@ class Names:
     def companions(self) -> list[str]:
         """Return the names of all that stands beside the table, indexes included."""
         return sorted(map(self.derived, _RELATIONS | _INDEXES))
+
+    def views(self) -> list[str]:
+        """Return the views, qualified and quoted."""
+        return [self.relation(name).as_string() for name in sorted(_VIEWS)]
+
+    def functions_of_reads(self) -> list[str]:
+        """Return the functions that reads call, each with one jsonb, qualified and quoted."""
+        return [self.relation(name).as_string() for name in sorted(_FUNCTIONS_OF_READS)]
 
     def indexes(self) -> list[str]:
         """Return the names of the indexes that have names of ours."""

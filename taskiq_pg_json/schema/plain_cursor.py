@@ -8,7 +8,11 @@ from psycopg import AsyncCursor
 from psycopg.rows import tuple_row
 from typing_extensions import override
 
+from taskiq_pg_json.schema.files import queries
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from psycopg import AsyncConnection
     from psycopg.abc import Params
     from typing_extensions import Self
@@ -34,3 +38,11 @@ class PlainCursor(AsyncCursor[tuple[Any, ...]]):
         binary: bool | None = None,
     ) -> Self:
         return await super().execute(query, params, prepare=prepare, binary=binary)
+
+
+async def fetch(
+    connection: AsyncConnection[Any], query: str, values: Mapping[str, object]
+) -> list[tuple[Any, ...]]:
+    """Run the query of that name in ``sql/queries/``."""
+    cursor = await PlainCursor(connection).execute(queries()[query].encode(), values)
+    return await cursor.fetchall()

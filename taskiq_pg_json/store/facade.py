@@ -192,15 +192,21 @@ class ResultStore(Searchable):
             await self._endings.write_late(self._patience)
 
     async def migrate(self) -> None:
-        """Apply the migrations that are missing."""
+        """Apply the migrations that are missing, and make functions and views that are.
+
+        Raises:
+            SchemaError: the tables are not what this release needs, or not ours, or this role may
+                not make or upgrade them.
+        """
         await self._connections.run(self._schema.apply)
 
     async def verify(self) -> None:
-        """Check the tables' version.
+        """Check the tables' version, and what is needed beside them; warn of missing views.
 
         Raises:
             SchemaVersionError: with the versions found and needed, and what to run.
             ForeignTableError: a table of that name is not ours.
+            SchemaError: the progress table or a function that reads need is missing.
         """
         await self._connections.run(self._schema.verify)
 
@@ -209,7 +215,8 @@ class ResultStore(Searchable):
 
         Args:
             since: the version that the tables have, as their comment says it; then only what
-                brings them up to date. 0 where there are none.
+                brings them up to date. Of the newest version, that makes functions and views anew.
+                0 where there are none.
 
         Raises:
             ConfigurationError: there is no such version.
