@@ -356,6 +356,46 @@ async def test_the_progress_of_one_store_is_no_table_for_the_results_of_another(
         await ResultStore(dsn, table_name=f"{table_name}_progress").startup()
 
 
+LONG = "t" * 54
+"""A name that is shortened in those of its companions."""
+
+
+@pytest.mark.parametrize("migrate", ["auto", "verify"])
+@pytest.mark.parametrize(
+    ("there", "asked"),
+    [
+        ("jobs", "jobs_progress"),
+        ("jobs", "jobs_rollup_marks"),
+        ("jobs", "jobs_stats"),
+        ("jobs", "jobs_json_gin"),
+        ('a.b "c"', 'a.b "c"_progress'),
+        (LONG, Names(LONG).derived("progress")),
+    ],
+)
+async def test_what_belongs_to_another_store_is_not_to_be_moved_aside(
+    start, schema_name, migrate, there, asked
+):
+    first = await start(table_name=there, schema=schema_name)
+    with pytest.raises(ForeignTableError, match=r"give another table_name=") as caught:
+        await start(table_name=asked, schema=schema_name, migrate=migrate)
+    assert f"the store of the table {there}:" in str(caught.value)
+    assert not re.search("DROP|ALTER|RENAME|COMMENT ON", str(caught.value))
+    await drive(first)
+
+
+@pytest.mark.parametrize(
+    ("there", "asked"),
+    [("jobs_progress", "jobs"), ("jobs_stats", "jobs"), (Names(LONG).derived("rollup"), LONG)],
+)
+async def test_the_results_of_another_store_are_not_to_be_dropped(start, schema_name, there, asked):
+    first = await start(table_name=there, schema=schema_name)
+    with pytest.raises(ForeignTableError, match=r"Give another table_name=") as caught:
+        await start(table_name=asked, schema=schema_name)
+    assert f"the store of the table {there} " in str(caught.value)
+    assert not re.search("DROP|ALTER|RENAME|COMMENT ON", str(caught.value))
+    await drive(first)
+
+
 @pytest.mark.parametrize("search_path", ["no_such_schema", ""])
 async def test_a_search_path_without_a_schema_is_told_of(dsn, table_name, search_path):
     own = make_conninfo(dsn, options=f"-csearch_path={search_path}")

@@ -21,13 +21,23 @@ FROM (SELECT to_regclass(%(table)s)::oid) AS wanted (oid)
 LEFT JOIN pg_class AS found ON found.oid = wanted.oid;
 
 -- in_the_way --
--- What bears the table's name and no comment of ours: its kind; both as they stand in an ALTER; and whether
--- it is a table that has the columns of the results.
+-- What bears the table's name and no comment of ours: its kind; both as they stand in an ALTER; whether it is a
+-- table that has the columns of the results; and the name of its schema.
 SELECT type, upper(replace(type, 'composite ', '')) || ' ' || identity,
        type = 'table' AND ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = %(oid)s::oid)
            @> '{task_id,task_name,worker,status,return_value,error,args,kwargs,labels,log,execution_time,
-                queued_at,started_at,finished_at,expires_at,types,pickled,serializer}'::text[]
+                queued_at,started_at,finished_at,expires_at,types,pickled,serializer}'::text[],
+       (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE pg_class.oid = %(oid)s::oid)
 FROM pg_identify_object('pg_class'::regclass, %(oid)s::oid, 0);
+
+-- stores --
+-- The tables of results that stand in a schema, by our comment; in the first of the search path for none.
+SELECT relname
+FROM pg_class
+WHERE relnamespace = to_regnamespace(quote_ident(coalesce(%(schema)s::text, current_schema())))
+  AND obj_description(pg_class.oid, 'pg_class') ~ '^taskiq-pg-json schema [0-9]'
+ORDER BY relname;
 
 -- role_in_use --
 -- This role, as it stands in a GRANT.

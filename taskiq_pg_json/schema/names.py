@@ -106,7 +106,7 @@ class Names:
 
     def companions(self) -> list[str]:
         """Return the names of all that stands beside the table, indexes included."""
-        return sorted(map(self.derived, _RELATIONS | _INDEXES))
+        return companions_of(self.table)
 
     def views(self) -> list[str]:
         """Return the views, qualified and quoted."""
@@ -165,6 +165,11 @@ class Names:
         while quote in self.table or quote in (self.schema or ""):
             quote = f"{quote[:-1]}_$"
         return quote
+
+
+def companions_of(table: str) -> list[str]:
+    """Return the names of all that stands beside a table of results, indexes included."""
+    return sorted(_shortened(table, suffix) for suffix in _RELATIONS | _INDEXES)
 
 
 def _shortened(base: str, suffix: str) -> str:

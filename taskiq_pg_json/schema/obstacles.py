@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 from taskiq_pg_json.errors import ForeignTableError
+from taskiq_pg_json.schema.names import companions_of
 from taskiq_pg_json.schema.plain_cursor import fetch
 from taskiq_pg_json.schema.version import set_version
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from psycopg import AsyncConnection
 
@@ -35,7 +36,12 @@ async def foreign_table(
         version: the one to be restored where only the comment was changed.
         missing: the companions that are not there and that tables of ours cannot be without.
     """
-    ((kind, altered, may_be_ours),) = await fetch(connection, "in_the_way", {"oid": oid})
+    ((kind, altered, may_be_ours, home),) = await fetch(connection, "in_the_way", {"oid": oid})
+    if store := await _other_store(connection, names, home, [names.table]):
+        return ForeignTableError(
+            f"The {kind} {names} belongs to the store of the table {store}: "
+            "give another table_name=."
+        )
     aside = aside_of(names)
     if may_be_ours and missing:
         guess = (
@@ -76,6 +82,11 @@ async def refuse_taken_names(
         return
     bearers = list(dict.fromkeys(name for name, *_ in taken))
     needs = f"The table {names} needs the names {', '.join(bearers)} for its companions, and "
+    if store := await _other_store(connection, names, names.schema, bearers):
+        raise ForeignTableError(
+            f"{needs}the store of the table {store} has taken some: it is left as it is. "
+            "Give another table_name=."
+        )
     drops = " ".join(remedy for _, remedy, is_drop in taken if is_drop)
     renames = " ".join(remedy for _, remedy, is_drop in taken if not is_drop)
     raise ForeignTableError(
@@ -92,3 +103,13 @@ async def refuse_taken_names(
 def aside_of(names: Names) -> str:
     """Return a quoted name for the table that is moved out of the way."""
     return sql.Identifier(names.derived("old")).as_string()
+
+
+async def _other_store(
+    connection: AsyncConnection[Any], names: Names, schema: str | None, bearers: Collection[str]
+) -> str | None:
+    """Return the store of that schema, but for this one, to whose tables any name belongs."""
+    for (table,) in await fetch(connection, "stores", {"schema": schema}):
+        if table != names.table and not {table, *companions_of(table)}.isdisjoint(bearers):
+            return str(table)
+    return None
