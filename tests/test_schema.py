@@ -22,6 +22,7 @@ from taskiq_pg_json import (
     SchemaError,
     SchemaVersionError,
 )
+from taskiq_pg_json.embedded.host import extra_binaries
 from taskiq_pg_json.schema import Names, Schema, files
 
 CURRENT = f"taskiq-pg-json schema {files.migrations()[-1].version}"
@@ -777,6 +778,67 @@ async def test_the_sql_that_is_printed_makes_tables_that_verify_accepts(
     store = ResultStore(table_name=name, schema=schema_name)
     await (await connect()).execute(store.schema_sql())
     await drive(await start(table_name=name, schema=schema_name, migrate="verify"))
+
+
+@pytest.fixture
+def psql(dsn):
+    """Runs SQL by psql, ``psql(text, *options)``; what it has complained of."""
+    program = extra_binaries() / "psql"
+    command = [program, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname"]
+    dsn = make_conninfo(dsn, options="-c client_min_messages=warning")
+
+    def run(text, *options):
+        done = subprocess.run(
+            [*command, dsn, *options], input=text, text=True, capture_output=True, check=False
+        )
+        return done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("since", range(len(files.migrations()) + 1))
+async def test_the_sql_that_is_printed_does_nothing_outside_a_transaction(
+    psql, connect, admin, schema_name, since
+):
+    def everything():
+        return admin.execute(
+            "SELECT relname, xmin::text FROM pg_class WHERE relnamespace = %s::regnamespace"
+            " ORDER BY relname",
+            [schema_name],
+        ).fetchall()
+
+    store = ResultStore(table_name="shop", schema=schema_name)
+    connection = await connect()
+    for migration in files.migrations()[:since]:
+        await connection.execute(store.names.bind(migration.text))
+    before = everything()
+    script = store.schema_sql(since=since)
+    complaint = psql(script)
+    assert "transaction block" in complaint
+    assert everything() == before
+    assert "--single-transaction" in script[: script.index("LOCK TABLE pg_catalog")]
+    assert psql(script, "--single-transaction") == ""
+    assert {"shop_progress", "shop_storage"} <= relations_of(admin, schema_name)
+
+
+async def test_the_sql_that_is_printed_runs_between_begin_and_commit(start, psql, schema_name):
+    script = ResultStore(table_name="shop", schema=schema_name).schema_sql()
+    assert psql(f"BEGIN;\n{script}\nCOMMIT;") == ""
+    await drive(await start(table_name="shop", schema=schema_name, migrate="verify"))
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+async def test_a_role_that_may_make_tables_may_run_the_sql_that_is_printed(
+    connect, limited, admin, schema_name, autocommit
+):
+    admin.execute(f"GRANT CREATE ON SCHEMA {schema_name} TO {conninfo_to_dict(limited)['user']}")
+    connection = await connect(
+        make_conninfo(limited, options=f"-c search_path={schema_name}"), autocommit=autocommit
+    )
+    store = ResultStore(table_name="shop")
+    await connection.execute(store.schema_sql())
+    await connection.commit()
+    assert comment_of(admin, f"{schema_name}.shop") == CURRENT
 
 
 async def test_the_sql_that_is_printed_makes_the_schema_too(start, connect, admin):

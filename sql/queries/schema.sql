@@ -61,6 +61,13 @@ SELECT to_regnamespace(quote_ident(%(schema)s)) IS NOT NULL;
 -- Wait until this transaction alone may make that schema, for whatever table.
 SELECT pg_advisory_xact_lock(hashtextextended('taskiq-pg-json ' || %(schema)s, 0));
 
+-- one_transaction --
+-- Fail outside a transaction; any role may lock that so.
+
+-- All of this is for one transaction, and outside of one nothing is done: run it by
+-- psql --single-transaction --set ON_ERROR_STOP=1, or with BEGIN before and COMMIT after it.
+LOCK TABLE pg_catalog.pg_namespace IN ACCESS SHARE MODE;
+
 -- create_schema --
 -- Make the schema that the table shall stand in.
 CREATE SCHEMA IF NOT EXISTS {schema};

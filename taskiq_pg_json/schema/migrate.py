@@ -136,10 +136,11 @@ class Schema:
                 f"since={since!r}: give the version that the tables have, of 1 to "
                 f"{self.needed_version}, or 0 where there are none."
             )
-        steps = self._steps(since)
+        first = ["one_transaction"]
         if self._names.schema is not None and not since:
-            steps.insert(0, self._names.bind(queries()["create_schema"] + ";\n"))
-        return "\n".join(step.as_string() for step in steps)
+            first.append("create_schema")
+        steps = [self._names.bind(f"{queries()[name]};\n") for name in first]
+        return "\n".join(step.as_string() for step in (*steps, *self._steps(since)))
 
     async def _find_and_warn(self, connection: AsyncConnection[Any]) -> Found:
         """Return what is there, as ``find`` does, and warn a role that may not write it.

@@ -213,6 +213,8 @@ class ResultStore(Searchable):
     def schema_sql(self, since: int = 0) -> str:
         """Return the SQL that makes everything, for those who run it themselves.
 
+        It is for one transaction: outside of one its first statement fails.
+
         Args:
             since: the version that the tables have, as their comment says it; then only what
                 brings them up to date. Of the newest version, that makes functions and views anew.
