@@ -78,7 +78,7 @@ def role(admin, schema_name):
         sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(quoted(schema_name), quoted(name))
     )
     yield name
-    admin.execute(sql.SQL("DROP OWNED BY {}").format(quoted(name)))
+    admin.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(quoted(name)))
     admin.execute(sql.SQL("DROP ROLE {}").format(quoted(name)))
 
 
@@ -911,6 +911,84 @@ async def test_tables_of_an_older_version_become_what_a_start_makes(
     backend = await start(table_name="shop", schema=schema_name)
     assert everything() == new
     await drive(backend)
+
+
+def owners_in(admin, schema):
+    """Who owns what stands in a schema, indexes included."""
+    found = admin.execute(
+        "SELECT pg_get_userbyid(relowner) FROM pg_class"
+        " WHERE relnamespace = %(schema)s::regnamespace"
+        " UNION SELECT pg_get_userbyid(proowner) FROM pg_proc"
+        " WHERE pronamespace = %(schema)s::regnamespace",
+        {"schema": schema},
+    )
+    return {owner for (owner,) in found}
+
+
+@pytest.fixture
+def old_tables_of_a_role(limited, admin, schema_name):
+    """Tables of version 1 that a role owns; the conninfo of the role."""
+    names = Names("shop", schema_name)
+    with psycopg.connect(limited) as connection:
+        role = connection.info.user
+        admin.execute(f"GRANT CREATE ON SCHEMA {schema_name} TO {role}")
+        connection.execute(names.bind(files.migrations()[0].text))
+        connection.execute(f"COMMENT ON TABLE {schema_name}.shop IS 'taskiq-pg-json schema 1'")
+    return limited
+
+
+async def test_what_an_upgrade_makes_belongs_to_the_owner_of_the_table(
+    start, lend, old_tables_of_a_role, admin, schema_name
+):
+    role = conninfo_to_dict(old_tables_of_a_role)["user"]
+    pool = lend(max_size=1)
+    await pool.open()
+    await start(pool=pool, table_name="shop", schema=schema_name)
+    assert owners_in(admin, schema_name) == {role}
+    async with pool.connection() as connection:
+        found = await connection.execute(
+            "SELECT current_user = session_user, current_setting('search_path')"
+        )
+        (default,) = admin.execute("SHOW search_path").fetchone()
+        assert await found.fetchone() == (True, default)
+    await drive(await start(old_tables_of_a_role, table_name="shop", schema=schema_name))
+
+
+async def test_views_that_are_made_anew_belong_to_the_owner_of_the_table(
+    start, old_tables_of_a_role, admin, schema_name
+):
+    await start(old_tables_of_a_role, table_name="shop", schema=schema_name)
+    admin.execute(f"DROP FUNCTION {schema_name}.shop_progress_text CASCADE")
+    await start(table_name="shop", schema=schema_name)
+    assert owners_in(admin, schema_name) == {conninfo_to_dict(old_tables_of_a_role)["user"]}
+
+
+async def test_an_upgrade_makes_nothing_in_a_schema_that_is_the_owner_s(
+    start, dsn, old_tables_of_a_role, admin, schema_name
+):
+    role = conninfo_to_dict(old_tables_of_a_role)["user"]
+    admin.execute(f"CREATE SCHEMA {role} AUTHORIZATION {role}")
+    path = f'"$user",{schema_name}'
+    await start(make_conninfo(dsn, options=f"-c search_path={path}"), table_name="shop")
+    assert relations_of(admin, role) == set()
+    assert "shop_rollup" in relations_of(admin, schema_name)
+
+
+@pytest.mark.parametrize(
+    "hindered",
+    [
+        "REVOKE CREATE ON SCHEMA {schema} FROM {role}",
+        "CREATE VIEW {schema}.shop_stats AS SELECT NULL::text AS task_name",
+    ],
+    ids=["no right to create", "a view of another's"],
+)
+async def test_an_upgrade_that_the_owner_could_not_make_is_made_all_the_same(
+    start, old_tables_of_a_role, admin, schema_name, hindered
+):
+    role = conninfo_to_dict(old_tables_of_a_role)["user"]
+    admin.execute(hindered.format(schema=schema_name, role=role))
+    await drive(await start(table_name="shop", schema=schema_name))
+    assert comment_of(admin, f"{schema_name}.shop") == CURRENT
 
 
 @pytest.mark.parametrize("options", ["", "-c lock_timeout=100ms"], ids=["plain", "lock_timeout"])

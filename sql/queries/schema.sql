@@ -53,6 +53,26 @@ SELECT pg_try_advisory_xact_lock(
 SELECT set_config('lock_timeout', '1s', true)
 FROM pg_settings WHERE name = 'lock_timeout' AND setting::bigint NOT BETWEEN 1 AND 1000;
 
+-- be_the_owner --
+-- Be the table's owner until this transaction ends, so that what is made beside the table belongs to them;
+-- nothing where this session may not be, or where they could not make it, or replace what is there. The
+-- table's schema alone is searched then: "$user" in the search path would be another one.
+SELECT set_config('role', owner.rolname, true), set_config('search_path', quote_ident(home.nspname), true)
+FROM pg_class AS results
+JOIN pg_namespace AS home ON home.oid = results.relnamespace
+JOIN pg_roles AS owner ON owner.oid = results.relowner
+WHERE results.oid = to_regclass(%(table)s) AND owner.rolname <> current_user
+  AND pg_has_role(session_user, owner.oid, CASE WHEN current_setting('server_version_num')::integer < 160000
+                                                THEN 'MEMBER' ELSE 'SET' END)
+  AND has_schema_privilege(owner.oid, home.oid, 'USAGE')
+  AND has_schema_privilege(owner.oid, home.oid, 'CREATE')
+  AND NOT EXISTS (SELECT FROM pg_class AS beside
+                  WHERE beside.relnamespace = home.oid AND beside.relname = ANY (%(names)s)
+                    AND NOT pg_has_role(owner.oid, beside.relowner, 'USAGE'))
+  AND NOT EXISTS (SELECT FROM pg_proc AS beside
+                  WHERE beside.pronamespace = home.oid AND beside.proname = ANY (%(names)s)
+                    AND NOT pg_has_role(owner.oid, beside.proowner, 'USAGE'));
+
 -- schema_exists --
 -- Whether the schema that the table shall stand in is there.
 SELECT to_regnamespace(quote_ident(%(schema)s)) IS NOT NULL;

@@ -191,6 +191,7 @@ class Schema:
                 return True
             if found.version:
                 await fetch(connection, "schema_lock_timeout", {})
+                await self._be_the_owner(connection)
             else:
                 await self._create_schema(connection)
             if found.version == self.needed_version:
@@ -200,6 +201,12 @@ class Schema:
                 for statement in self._steps(found.version):
                     await PlainCursor(connection).execute(statement)
         return True
+
+    async def _be_the_owner(self, connection: AsyncConnection[Any]) -> None:
+        """Let what is made in this transaction belong to the owner of the table, if it can."""
+        table = self._names.relation().as_string()
+        values = {"table": table, "names": self._names.companions()}
+        await fetch(connection, "be_the_owner", values)
 
     async def _bring_back(self, connection: AsyncConnection[Any]) -> None:
         """Make functions and views anew, and warn of those that cannot be made."""

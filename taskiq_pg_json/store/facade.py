@@ -194,6 +194,8 @@ class ResultStore(Searchable):
     async def migrate(self) -> None:
         """Apply the migrations that are missing, and make functions and views that are.
 
+        What is added to tables that are there belongs to their owner, where this role may be it.
+
         Raises:
             SchemaError: the tables are not what this release needs, or not ours, or this role may
                 not make or upgrade them.
