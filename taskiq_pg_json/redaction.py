@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import inspect
 import logging
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy, deepcopy
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
 from operator import is_
+from types import FunctionType, MemberDescriptorType, ModuleType, TracebackType
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -27,6 +36,12 @@ Redact = Collection[str] | Callable[[str, list[Any], dict[str, Any]], Call]
 """Names of parameters, or ``redact(task_name, args, kwargs)`` which returns both redacted."""
 
 _ATOMS = frozenset({str, int, float, bool, type(None)})
+_SCALARS = _ATOMS | {bytes, bytearray, date, datetime, time, timedelta, Decimal, UUID}
+_CONSTANTS = (type, FunctionType, ModuleType, Enum, TracebackType)
+"""What is stored by its name, if at all."""
+
+_MOST_SEARCHED = 10_000
+"""Values that are looked at in one object; what holds more is hidden."""
 
 
 class HiddenPositions(NamedTuple):
@@ -56,8 +71,7 @@ class Redactor:
     """Copies a task's arguments and takes the secrets out of the copy.
 
     A name hides the keyword argument, the positional argument of that parameter, and that key or
-    field of whatever mapping or object stands inside the arguments, in lists, tuples, sets and
-    deques.
+    field of whatever mapping or object stands inside the arguments, however deep.
 
     Attributes:
         hides: whether there is anything to hide.
@@ -153,29 +167,90 @@ class Redactor:
             return self._redacted(value)
         return value if self._callable is None else deepcopy(value)  # which the callable may change
 
-    def _redacted(self, value: Any) -> Any:  # noqa: ANN401 - likewise
-        """Copy the containers that only some brokers' formatters keep."""
+    def _redacted(self, value: Any) -> Any:  # noqa: ANN401, PLR0911 - likewise; one for each kind
+        """Copy what only some brokers' formatters keep; an object of which nothing is hidden stays.
+
+        Of any other object its fields are left.
+        """
         kind = type(value)
+        if kind in _SCALARS or issubclass(kind, _CONSTANTS):
+            return value
         if issubclass(kind, dict):
-            copied = copy(value)
-            copied.update(self._hidden(value))
-            return copied
+            return self._redacted_dict(value)
+        if issubclass(kind, list):
+            return self._items(value)
         if issubclass(kind, tuple):
             fields = getattr(kind, "_fields", None)  # a namedtuple's
             if fields is None:
                 items = tuple(map(self._copied, value))
             else:
                 items = kind._make(self._hidden(dict(zip(fields, value, strict=True))).values())  # type: ignore[attr-defined] # likewise
-            return value if all(map(is_, value, items)) else items
+            return items if self._differs(value, value, items) else value
         if issubclass(kind, deque):
             return deque(map(self._copied, value), value.maxlen)
         if issubclass(kind, (set, frozenset)):
             given = list(value)
             listed = self._items(given)
             # a list, as it is sent: what is hidden makes a mapping of an object, which has no hash
-            return value if all(map(is_, given, listed)) else listed
+            return listed if self._differs(value, given, listed) else value
         fields = value if issubclass(kind, Mapping) else _fields(value)
-        return value if fields is None else self._hidden(fields)
+        return self._redacted_object(value) if fields is None else self._hidden(fields)
+
+    def _redacted_dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
+        # Past whatever the class overrides: a Counter's update() would add, and some keep lists.
+        hidden = self._hidden(dict(dict.items(value)))
+        if self._hides_attributes(value):
+            return hidden
+        copied = copy(value)
+        dict.update(copied, hidden)
+        return copied
+
+    def _differs(self, value: object, given: Sequence[object], redacted: Sequence[object]) -> bool:
+        return not all(map(is_, given, redacted)) or self._hides_attributes(value)
+
+    def _redacted_object(self, value: Any) -> Any:  # noqa: ANN401 - any value
+        hides, is_tree = self._searched(value)
+        if not hides:
+            return value
+        if not is_tree:
+            return REDACTED
+        kind = type(value)
+        if _is_of_pandas(kind):
+            return self._hidden(dict(value.items()))
+        if issubclass(kind, Sequence) and not issubclass(kind, str | bytes | bytearray):
+            return self._items(value)
+        return self._hidden(_attributes(value)) or REDACTED
+
+    def _hides_attributes(self, value: object) -> bool:
+        attributes = _attributes(value)
+        return bool(attributes) and self._searched(attributes)[0]
+
+    def _searched(self, value: object) -> tuple[bool, bool]:
+        """Whether a name stands anywhere in a value, and whether its parts can be told.
+
+        They cannot where it holds itself, or too much.
+        """
+        hides, is_tree = False, True
+        seen: dict[int, object] = {}  # with the values, lest another has the id
+        waiting = [value]
+        while waiting:
+            item = waiting.pop()
+            if type(item) in _SCALARS or issubclass(type(item), _CONSTANTS):
+                continue
+            if id(item) in seen:
+                is_tree = is_tree and item is not value
+                continue
+            if len(seen) == _MOST_SEARCHED:
+                return True, False
+            seen[id(item)] = item
+            attributes = _attributes(item)
+            hides = hides or not (
+                self._names.isdisjoint(attributes) and self._names.isdisjoint(_keys(item))
+            )
+            waiting += attributes.values()
+            waiting += gc.get_referents(item)  # what a class in C holds, too
+            waiting += _held_by_numpy(item)
+        return hides, is_tree
 
     def _items(self, values: Sequence[Any]) -> list[Any]:
         if _ATOMS.issuperset(map(type, values)):  # as most are
@@ -203,3 +278,50 @@ def _fields(value: Any) -> dict[str, Any] | None:  # noqa: ANN401 - any value
     else:
         names = getattr(kind, "__struct_fields__", ())  # msgspec's
     return {name: getattr(value, name) for name in names if hasattr(value, name)} or None
+
+
+def _attributes(value: object) -> dict[str, Any]:
+    """What an object has in its ``__dict__``, in slots and, in C, as members; an error's args."""
+    found: dict[str, Any] = {}
+    kind: Any = type(value)
+    for name, member in _members(kind):
+        with suppress(AttributeError):  # a slot that is not set
+            found[name] = member.__get__(value)
+    with suppress(AttributeError):
+        found.update(object.__getattribute__(value, "__dict__"))
+    if isinstance(value, BaseException):  # of which these are no member
+        found["args"] = value.args
+    return found
+
+
+@lru_cache(maxsize=256)
+def _members(kind: type) -> list[tuple[str, MemberDescriptorType]]:
+    return [
+        (name, member)
+        for cls in kind.__mro__
+        for name, member in vars(cls).items()
+        if type(member) is MemberDescriptorType and not name.startswith("__")
+    ]
+
+
+def _keys(value: Any) -> Iterable[object]:  # noqa: ANN401 - any value
+    kind = type(value)
+    return value.keys() if issubclass(kind, Mapping) or _is_of_pandas(kind) else ()
+
+
+def _is_of_pandas(kind: type) -> bool:
+    """Whether it is a mapping of labels, which its class does not say."""
+    pandas: Any = sys.modules.get("pandas")
+    return pandas is not None and issubclass(kind, (pandas.DataFrame, pandas.Series))
+
+
+def _held_by_numpy(value: Any) -> Iterable[object]:  # noqa: ANN401 - any value
+    """What an array holds, which the garbage collector is not told."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is None:
+        return ()
+    if isinstance(value, numpy.dtype):
+        return (value.fields,)
+    if isinstance(value, (numpy.ndarray, numpy.generic)):
+        return (value.dtype, value.tolist() if value.dtype.hasobject else None)
+    return ()

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict, defaultdict, deque
+import operator
+import pickle
+import sys
+from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePosixPath
+from types import MappingProxyType, SimpleNamespace
 from typing import NamedTuple
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import attrs
 import msgspec
+import numpy as np
+import pandas as pd
 import pytest
 from pydantic import BaseModel
 from road import HeldBroker, PickleFormatter
@@ -66,6 +77,136 @@ class LoginAttrs:
 class LoginStruct(msgspec.Struct):
     name: str
     password: str
+
+
+class Rows(list):
+    """As an ORM's collections are."""
+
+
+class Headers(dict):
+    """Has attributes beside its items."""
+
+
+class ManyHeaders(dict):
+    """Keeps a list of each, as web frameworks do."""
+
+    def items(self):
+        return [(key, values[0]) for key, values in super().items()]
+
+    def update(self, values):
+        for key, value in values.items():
+            self[key].append(value)
+
+
+class Session:
+    def __init__(self, **fields):
+        vars(self).update(fields)
+
+    def end(self):
+        return self
+
+
+class SlottedSession:
+    __slots__ = ("__weakref__", "name", "password", "unset")
+
+    def __init__(self, name, password):
+        self.name, self.password = name, password
+
+
+class Colour(Enum):
+    RED = MappingProxyType({"password": "none"})
+
+
+class Text(str):
+    __slots__ = ("__dict__",)
+
+
+class Pair(tuple):  # noqa: SLOT001 - it shall have attributes
+    """With attributes."""
+
+
+class Bag(set):
+    """With attributes."""
+
+
+def with_attributes(value, **attributes):
+    vars(value).update(attributes)
+    return value
+
+
+def around(session):
+    session.itself = session
+    return session
+
+
+LOGIN = {"name": "ann", "password": "t0ps3cret"}
+HIDDEN = {"name": "ann", "password": "[redacted]"}
+OBJECTS = {
+    "namespace": (SimpleNamespace(**LOGIN), HIDDEN),
+    "object": (Session(**LOGIN), HIDDEN),
+    "object in an object": (Session(to=Session(**LOGIN), no=1), {"to": HIDDEN, "no": 1}),
+    "slots": (SlottedSession(**LOGIN), HIDDEN),
+    "user list": (UserList([LOGIN]), [HIDDEN]),
+    "user dict": (UserDict(LOGIN), HIDDEN),
+    "list subclass": (Rows([1, LOGIN]), [1, HIDDEN]),
+    "list subclass with attributes": (with_attributes(Rows([1]), **LOGIN), [1]),
+    "dict subclass": (Headers(LOGIN), HIDDEN),
+    "dict subclass with attributes": (with_attributes(Headers(a=1), of=[LOGIN]), {"a": 1}),
+    "dict subclass that keeps lists": (
+        ManyHeaders(password=["t0ps3cret"], a=[LOGIN]),
+        {"password": "[redacted]", "a": [HIDDEN]},
+    ),
+    "tuple subclass with attributes": (with_attributes(Pair((1, 2)), **LOGIN), (1, 2)),
+    "set subclass with attributes": (with_attributes(Bag({1}), **LOGIN), [1]),
+    "text with attributes": (with_attributes(Text("a"), **LOGIN), HIDDEN),
+    "exception": (ValueError("no", LOGIN), {"args": ("no", HIDDEN)}),
+    "exception with attributes": (
+        with_attributes(KeyError("no"), **LOGIN),
+        {"args": ("no",), **HIDDEN},
+    ),
+    "partial": (
+        functools.partial(max, **LOGIN),
+        {"func": max, "args": (), "keywords": HIDDEN},
+    ),
+    "bound method": (Session(**LOGIN).end, "[redacted]"),
+    "iterator": (iter([LOGIN]), "[redacted]"),
+    "object that holds itself": (around(Session(**LOGIN)), "[redacted]"),
+    "object that holds too much": (Session(rows=[{"n": n} for n in range(20_000)]), "[redacted]"),
+    "array of objects": (np.array([LOGIN, 1], dtype=object), "[redacted]"),
+    "structured array": (np.zeros(2, dtype=[("password", "U8")]), "[redacted]"),
+}
+KEPT = [
+    datetime(2026, 1, 2, tzinfo=ZoneInfo("Europe/Berlin")),
+    timezone.utc,
+    timedelta(1),
+    Decimal("1.5"),
+    UUID(int=1),
+    Colour.RED,
+    b"bytes",
+    bytearray(b"bytes"),
+    Text("text"),
+    PurePosixPath("/a"),
+    range(3),
+    Session,
+    len,
+    operator,
+    around,
+    OrderedDict.fromkeys,
+    object(),
+    sys.implementation,
+    ValueError("no", {"name": "ann"}),
+    Session(name="ann"),
+    around(Session(name="ann")),
+    SlottedSession.__new__(SlottedSession),
+    SimpleNamespace(a=[1]),
+    UserList([{"a": 1}]),
+    Pair((1, 2)),
+    functools.partial(max, 1),
+    np.arange(3),
+    np.float64(1.5),
+    pd.DataFrame({"name": ["ann"]}),
+    pd.Timestamp("2026-01-02"),
+]
 
 
 class TestRedaction:
@@ -173,6 +314,43 @@ class TestRedaction:
     def test_a_set_without_anything_to_hide_is_stored_as_it_is(self, items):
         held = {"ids": frozenset(items)}
         assert Redactor({"password"}).redacted("login", [held], {}) == ([held], {})
+
+    async def test_a_name_is_hidden_in_what_the_sender_holds_in_a_list_of_its_own_kind(
+        self, start_broker, backend, history
+    ):
+        middleware = TaskInfoMiddleware(redact={"password"}, record_queued=True)
+        broker = await start_broker(HeldBroker(), backend, middleware)
+        await AsyncKicker("login", broker, {}).kiq(
+            logins=Rows([LOGIN]), headers=with_attributes(Headers(a=1), **LOGIN)
+        )
+        (row,) = history()
+        assert row["kwargs"] == {"logins": [HIDDEN], "headers": {"a": 1}}
+        assert "t0ps3cret" not in str(row)
+        assert b"t0ps3cret".hex() not in str(row)
+
+    @pytest.mark.parametrize(("value", "hidden"), OBJECTS.values(), ids=OBJECTS)
+    def test_a_name_is_hidden_in_whatever_a_formatter_keeps(self, value, hidden):
+        args, kwargs = Redactor({"password"}).redacted("login", [value], {"deep": [value]})
+        assert (args, kwargs) == ([hidden], {"deep": [hidden]})
+        assert b"t0ps3cret" not in pickle.dumps([args, kwargs])
+
+    def test_a_name_is_hidden_among_the_columns_of_a_data_frame(self):
+        frame = pd.DataFrame({"name": ["ann"], "password": ["t0ps3cret"]})
+        ((hidden,), _) = Redactor({"password"}).redacted("login", [frame], {})
+        assert hidden.keys() == {"name", "password"}
+        assert hidden["password"] == "[redacted]"
+
+    @pytest.mark.parametrize("value", KEPT, ids=lambda value: type(value).__name__)
+    def test_a_value_in_which_nothing_is_hidden_stays_as_it_is(self, value):
+        ((kept,), _) = Redactor({"password"}).redacted("login", [value], {})
+        assert kept is value
+
+    @pytest.mark.parametrize(
+        "value", [Headers(a=1), OrderedDict(a=[1]), defaultdict(list, a=[1]), Counter("abb")]
+    )
+    def test_a_dict_of_another_kind_stays_one_where_nothing_is_hidden(self, value):
+        ((kept,), _) = Redactor({"password"}).redacted("login", [value], {})
+        assert (kept, type(kept)) == (value, type(value))
 
     @pytest.fixture
     def positional(self, start_broker, backend):
