@@ -120,13 +120,22 @@ class TestDsn:
         [
             ("postgresql://ann:top@secret@localhost/shop", "an @ in its host"),
             ("postgresql://ann:top@secret@localhost,other/shop", "an @ in its host"),
+            ("postgresql://ann:top@secret/top@localhost/shop", "an @ in its database's name"),
+            ("postgresql://ann:t?p@secret/top@localhost/shop", "an @ in its database's name"),
+            (
+                "postgresql://ann:12/secret@localhost/shop?sslmode=disable",
+                "an @ in its database's name",
+            ),
+            ("postgresql+asyncpg://ann:1@secret/@localhost", "an @ in its database's name"),
             ("postgresql://ann:secret/top@localhost:5432/shop", "a port that is not a number"),
             ("postgresql://ann@localhost:secret/shop", "a port that is not a number"),
             ("host=a,b port=5432,secret", "a port that is not a number"),
             ("postgresql://localhost/shop?connect_timeout=secret", "a connect_timeout that is not"),
         ],
     )
-    async def test_what_is_cut_out_of_a_password_is_no_host_and_no_port(self, start, given, wrong):
+    async def test_what_is_cut_out_of_a_password_is_no_host_no_port_and_no_name(
+        self, start, given, wrong
+    ):
         with pytest.raises(ConfigurationError, match=f"dsn= has {wrong}") as caught:
             JsonbResultBackend(given)
         assert "secret" not in str(caught.value)
@@ -139,12 +148,15 @@ class TestDsn:
         [
             "postgresql://ann:top%40sec%2Fret@localhost/shop",
             "postgresql://@/shop?host=/run/a@b",
+            "postgresql://ann@localhost/shop%40home?host=/run/a@b",
+            "postgresql://ann@localhost/shop?application_name=a@b",
+            "host=localhost dbname=shop@home",
             "host=@abstract",
             "postgresql://a:5432,b/shop",
             "host=a,b port=5432, connect_timeout=2.5",
         ],
     )
-    def test_a_host_may_be_a_socket_and_a_port_may_be_left_out(self, dsn):
+    def test_a_host_may_be_a_socket_a_port_left_out_and_a_name_have_an_at_sign(self, dsn):
         JsonbResultBackend(dsn)
 
     def test_parameters_may_be_given_as_none(self, dsn):

@@ -25,6 +25,7 @@ Dsn = str | pydantic.PostgresDsn | Callable[[], Any] | None
 _URLS = (MultiHostUrl, *(c for c in (pydantic.PostgresDsn, pydantic.AnyUrl) if isinstance(c, type)))
 
 _SQLALCHEMY_DRIVER = re.compile(r"^(postgres(?:ql)?)\+[^:]+(://)")
+_AT_IN_PATH = re.compile(r"://[^/]*/[^?]*@")
 _UNKNOWN_OPTION = re.compile(r'invalid (?:URI query parameter:|connection option) "(\w*)"')
 # Without these a connection whose other end is gone without a word is waited for for hours. They
 # leave time to try again on another one: writes are given 30 seconds by default.
@@ -120,8 +121,11 @@ def _parsed(dsn: str) -> dict[str, Any]:
             "key=value pairs, as host=localhost dbname=shop"
             f"{f' (is {meant[0]} meant?)' if meant else ''}."
         ) from None
-    if wrong := wrong_parameter(parsed):
-        hint = " If its password has an @ or a /, write these as %40 and %2F."
+    wrong = wrong_parameter(parsed)
+    if not wrong and "@" in str(parsed.get("dbname")) and _AT_IN_PATH.search(dsn):
+        wrong = "an @ in its database's name"  # and in its host what follows one in the password
+    if wrong:
+        hint = " If its password or a name has an @ or a /, write these as %40 and %2F."
         raise ConfigurationError(f"dsn= has {wrong}.{hint if '://' in dsn else ''}")
     return parsed
 
