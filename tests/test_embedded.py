@@ -16,7 +16,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from servers import DEBIAN
 
-from taskiq_pg_json.embedded import EmbeddedPostgres
+from taskiq_pg_json.embedded import EmbeddedPostgres, host
 from taskiq_pg_json.embedded.guard import __file__ as guard_script
 from taskiq_pg_json.errors import ConfigurationError, EmbeddedPostgresError
 
@@ -284,6 +284,43 @@ def test_other_users_cannot_reach_the_socket(place):
         assert stat.S_IMODE(data.stat().st_mode) == 0o700
         with psycopg.connect(server.dsn) as connection:
             assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
+
+
+def make_link(path, outside):
+    path.symlink_to(outside)
+
+
+def make_dangling_link(path, outside):
+    path.symlink_to(outside / "missing")
+
+
+def make_file(path, _outside):
+    path.write_text("")
+
+
+def make_open_directory(path, _outside):
+    path.mkdir()
+    path.chmod(0o770)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no unix sockets")
+@pytest.mark.parametrize("make", [make_link, make_dangling_link, make_file, make_open_directory])
+def test_what_others_may_have_put_in_the_place_of_the_socket_is_refused(place, make):
+    server = EmbeddedPostgres(place / ("x" * 150), settings=SETTINGS)
+    outside = place / "outside"
+    outside.mkdir(mode=0o700)
+    before = outside.stat()
+    planted = host.socket_directory(server.path / "data")
+    make(planted, outside)
+    try:
+        with pytest.raises(EmbeddedPostgresError, match=f"{planted}, .*Remove it, or") as caught:
+            server.start()
+    finally:
+        planted.rmdir() if make is make_open_directory else planted.unlink()
+    assert "shorter path" in str(caught.value)
+    assert outside.stat() == before
+    with server:
+        assert answers(server.dsn)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")

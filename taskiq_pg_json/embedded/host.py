@@ -7,10 +7,15 @@ import importlib.util
 import os
 import re
 import socket
+import stat
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from taskiq_pg_json.errors import EmbeddedPostgresError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _LONGEST_SOCKET_DIRECTORY = 103 - len("/.s.PGSQL.5432")  # bytes; macOS allows 103, Linux 107
 _SEARCH = 0o011  # a directory's permission for others to pass it
@@ -69,6 +74,18 @@ def socket_directory(data: Path) -> Path:
         return data
     digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
     return Path(tempfile.gettempdir()).resolve() / f"taskiq-pg-json-{digest}"
+
+
+def wrong_directory(path: Path, owners: Collection[int | None]) -> str | None:
+    """Say what is wrong with a directory whose name others can tell beforehand; None if nothing."""
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return "is no directory"
+    if found.st_uid not in owners:
+        return "belongs to another user"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written to by other users"
+    return None
 
 
 def free_port() -> int:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -217,12 +218,16 @@ class EmbeddedPostgres:
         directory = host.socket_directory(self._data)
         if directory == self._data:
             return directory
-        directory.mkdir(mode=0o700, exist_ok=True)
-        if directory.lstat().st_uid not in {os.geteuid(), user}:
-            raise EmbeddedPostgresError(f"{directory} belongs to another user: remove it.")
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        if wrong := host.wrong_directory(directory, {os.geteuid(), user}):
+            raise EmbeddedPostgresError(
+                f"{directory}, where the socket of {self!r} goes, {wrong}. Remove it, or give a "
+                "shorter path, without special characters: then the socket is among the data."
+            )
         if user is not None:
             host.open_the_way(directory)
-            os.chown(directory, user, host.user_group(user))
+            os.chown(directory, user, host.user_group(user), follow_symlinks=False)
         return directory
 
     def _start_guard(self, user: int | None) -> None:
