@@ -323,6 +323,19 @@ def test_what_others_may_have_put_in_the_place_of_the_socket_is_refused(place, m
         assert answers(server.dsn)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows listens on loopback TCP")
+def test_over_tcp_a_password_is_asked_for(place):
+    port = host.free_port()
+    settings = {**SETTINGS, "listen_addresses": "127.0.0.1", "port": str(port)}
+    over_tcp = {"host": "127.0.0.1", "port": port, "user": "postgres", "dbname": "postgres"}
+    with EmbeddedPostgres(place / "pg", settings=settings) as server:
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(**over_tcp)
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute("ALTER ROLE postgres PASSWORD 'of the test'")
+        psycopg.connect(**over_tcp, password="of the test").close()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_other_users_cannot_lock_its_files(place):
     files = [place / "pg" / name for name in ("users", "starting")]

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _SUPERUSER = "postgres"
-_INITDB = ["initdb", "--auth=trust", "--encoding=UTF8", "--no-locale", f"--username={_SUPERUSER}"]
+_INITDB = ["initdb", "--encoding=UTF8", "--no-locale", f"--username={_SUPERUSER}"]
+# Nobody else reaches the socket, but all users of the machine what listens on TCP. Windows has no
+# other way.
+_TCP_AUTH = "trust" if os.name == "nt" else "scram-sha-256"
+_AUTH = ["--auth-local=trust", f"--auth-host={_TCP_AUTH}"]
 _UNICODE = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
 """Case as Unicode has it, wherever the machine's locales are; PostgreSQL 17 and newer know it."""
 
@@ -191,7 +195,7 @@ class EmbeddedPostgres:
         unfinished.mkdir(mode=0o700)
         if user is not None:
             os.chown(unfinished, user, host.user_group(user))
-        self._run([*_INITDB, *self._locale(), "-D", unfinished.name], user)
+        self._run([*_INITDB, *_AUTH, *self._locale(), "-D", unfinished.name], user)
         unfinished.rename(self._data)
 
     def _locale(self) -> list[str]:
