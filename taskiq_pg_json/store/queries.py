@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 5.0
 """Seconds that the server may spend on one query."""
 
-_REFUSALS = (psycopg.DataError, psycopg.errors.SyntaxError, psycopg.errors.UndefinedObject)
+_REFUSALS = (
+    psycopg.DataError,
+    psycopg.errors.SyntaxError,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.StatementTooComplex,
+)
 _BAD_TOKEN = re.compile(r'at or near "(.*)" of jsonpath input', re.DOTALL)
 _MAX_PATHS = 1_000
 _LONGEST_LIMIT = 2**31 - 1  # milliseconds
