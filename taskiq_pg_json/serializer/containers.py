@@ -208,19 +208,40 @@ def _read_namespace(
 
 
 def _read_record(name: str) -> Reader:
-    cls, names = _RECORDS[name]
+    names = _RECORDS[name][1]
+    make = _MAKERS[name]
 
     def reader(decoder: Decoder, plain: dict[str, object], _argument: str, node: Node) -> object:
         fields = decoder.mapping(plain, node)
-        arguments: list[Any] = [fields[n] for n in names]
-        return _compiled(*arguments) if cls is re.Pattern else cls(*arguments)
+        return make(*[fields[n] for n in names])
 
     return reader
 
 
-def _compiled(pattern: str | bytes, flags: int) -> object:
+def _made_range(start: object, stop: object, step: object) -> range:
+    if type(start) is int and type(stop) is int and type(step) is int:
+        return range(start, stop, step)
+    raise TypeError("a range is of three ints")
+
+
+def _compiled(pattern: object, flags: object) -> object:
+    cls = type(pattern)
+    base = str if issubclass(cls, str) else bytes if issubclass(cls, bytes) else None
+    if base is None:
+        raise TypeError(f"expected a pattern, found {cls.__name__}")
+    # of text of another class the text alone: re would call what that class overrides
+    text: Any = pattern if cls is base else _payload(base, pattern)
+    if type(flags) is not int:
+        raise TypeError(f"expected flags, found {type(flags).__name__}")
     # DEBUG prints the pattern, each time that it is compiled
-    return re.compile(pattern, flags & ~re.DEBUG)
+    return re.compile(text, flags & ~re.DEBUG)
+
+
+_MAKERS: dict[str, Callable[..., object]] = {
+    "range": _made_range,
+    "slice": slice,
+    "Pattern": _compiled,
+}
 
 
 READERS: dict[str, Reader] = {

@@ -165,7 +165,7 @@ class Decoder:
         leaf = LEAVES.get(head)
         if leaf is not None:
             if type(node) is dict and "items" in node:
-                plain = self.inner(plain, node)
+                plain = self._escaped(plain, node)
             return leaf(plain, argument)
         reader = _READERS.get(head)
         if reader is not None:
@@ -177,6 +177,13 @@ class Decoder:
         if head == "part":
             return self._take_part(_number(int(argument)))
         return self._classed(plain, head, name, node)
+
+    def _escaped(self, plain: object, node: Node) -> str:
+        """The text of a leaf, which had to be escaped: no object that has methods of its own."""
+        inner = self.inner(plain, node)
+        if type(inner) is not str:
+            raise TypeError(f"expected text, found {type(inner).__name__}")
+        return inner
 
     def _classed(self, plain: object, kind: str, name: str, node: Node) -> object:
         if kind == "exception":

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _TEMPORAL = "Mm"
 _EXACT = "biufcUS"
+_ITEMS = {bool, int, float, complex, str, bytes}
 _TEXT = {"U": str, "S": bytes}
 _ROOM = 1 << 20
 _ROOM_FOR_EACH = 64
@@ -128,6 +129,23 @@ def _texts(items: object, cls: type) -> Iterator[str | bytes]:
         raise TypeError(f"expected {cls.__name__}, found {type(items).__name__}")
 
 
+def _inner(decoder: Decoder, plain: object, node: Node) -> Any:  # noqa: ANN401 - its reader knows
+    """What an array is made of: values that numpy asks nothing of, as those of JSON are."""
+    items = decoder.inner(plain, node)
+    if type(node) is dict:
+        _check_items(items)
+    return items
+
+
+def _check_items(items: object) -> None:
+    kinds = set(map(type, items)) if type(items) is list else {type(items)}
+    if type(items) is list and list in kinds:
+        for item in items:
+            _check_items(item)
+    elif not kinds <= _ITEMS:
+        raise TypeError(f"expected numbers or text, found {kinds - _ITEMS}")
+
+
 def _array(numpy: Any, items: Any, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401
     kind = numpy.dtype(dtype)
     if not _is_exact(kind) or _is_wide(kind, items):
@@ -142,14 +160,14 @@ def _read_array(decoder: Decoder, plain: object, argument: str, node: Node) -> o
         return decoder.unresolved(f"ndarray:{argument}", plain)
     dtype, _, sizes = argument.rpartition(":")
     shape = tuple(map(int, sizes.split(","))) if sizes else ()
-    return _array(numpy, decoder.inner(plain, node), dtype, shape)
+    return _array(numpy, _inner(decoder, plain, node), dtype, shape)
 
 
 def _read_number(decoder: Decoder, plain: object, argument: str, node: Node) -> object:
     numpy = decoder.lookup.module("numpy")
     if numpy is None:
         return decoder.unresolved(f"numpy:{argument}", plain)
-    item = decoder.inner(plain, node)
+    item = _inner(decoder, plain, node)
     dtype = numpy.dtype(argument)
     if dtype.kind in _TEXT:
         # an array would cut off its NULs

@@ -318,6 +318,96 @@ def test_restoring_runs_no_code_of_the_class():
     assert not Tripwire.touched
 
 
+@dataclass(eq=False)
+class Meddler:
+    """Methods that text and numbers have, and what asks for them."""
+
+    value: int
+
+
+called: list[str] = []
+_HOOKS = (
+    "replace partition encode strip startswith __len__ __iter__ __getitem__ __contains__ __index__ "
+    "__int__ __float__ __complex__ __and__ __rand__ __bytes__ __str__ __hash__ __eq__ __array__ "
+    "__array_interface__ __buffer__ __fspath__"
+)
+for _hook in _HOOKS.split():
+    setattr(Meddler, _hook, lambda *_args, name=_hook: called.append(name))
+
+
+class Note(str):
+    """Text with a method that reading must not call."""
+
+    __slots__ = ()
+
+    def __getitem__(self, index):
+        called.append("__getitem__")
+        return str.__getitem__(self, index)
+
+
+MEDDLER = "dataclass:test_safety:Meddler"
+SCALAR_NAMES = ["UUID", "Fraction", "bytes", "bytearray", "memoryview", "float", "complex", "int"]
+
+
+@pytest.mark.parametrize(
+    ("plain", "node"),
+    [
+        *(({"value": 1}, {"type": name, "items": MEDDLER}) for name in SCALAR_NAMES),
+        ([{"value": 1}, 1], {"type": "complex", "items": {"items": MEDDLER}}),
+        (
+            {"pattern": "a", "flags": {"value": 1}},
+            {"type": "Pattern", "fields": {"flags": MEDDLER}},
+        ),
+        (
+            {"pattern": {"value": 1}, "flags": 0},
+            {"type": "Pattern", "fields": {"pattern": MEDDLER}},
+        ),
+        ({"pattern": "a", "flags": "1"}, "Pattern"),
+        *(
+            (
+                {"start": 1, "stop": 1, "step": 1, name: {"value": 1}},
+                {"type": "range", "fields": {name: MEDDLER}},
+            )
+            for name in ("start", "stop", "step")
+        ),
+    ],
+    ids=str,
+)
+def test_no_object_is_taken_for_text_or_a_number(plain, node):
+    called.clear()
+    with pytest.raises(ResultDecodeError):
+        read(JsonSerializer(fallback=None), plain, node)
+    assert called == []
+
+
+@pytest.mark.parametrize(
+    ("plain", "node"),
+    [
+        ([{"value": 1}], {"type": "ndarray:<f8:1", "items": {"items": MEDDLER}}),
+        ([[1], {"value": 1}], {"type": "ndarray:<f8:2", "items": {"fields": {"1": MEDDLER}}}),
+        ({"value": 1}, {"type": "ndarray:<i8:", "items": MEDDLER}),
+        ({"value": 1}, {"type": "ndarray:<U1:", "items": MEDDLER}),
+        ({"value": 1}, {"type": "numpy:<f8", "items": MEDDLER}),
+    ],
+    ids=str,
+)
+def test_no_object_is_taken_for_an_item_of_an_array(plain, node):
+    pytest.importorskip("numpy")
+    called.clear()
+    with pytest.raises(ResultDecodeError):
+        read(JsonSerializer(fallback=None), plain, node)
+    assert called == []
+
+
+def test_a_pattern_of_text_of_a_class_is_read_without_its_code():
+    serializer = JsonSerializer(fallback=None)
+    row = serializer.encode({"return_value": re.compile(Note("a|b"))}, task_id="t")
+    called.clear()
+    back = serializer.decode(row, task_id="t")["return_value"]
+    assert called == []
+    assert back == re.compile("a|b")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_only_exceptions_are_made_of_errors():
     plain = {"type": "Popen", "module": "subprocess", "message": "m", "args": [["id"]]}
