@@ -340,6 +340,11 @@ class TestRedaction:
         assert hidden.keys() == {"name", "password"}
         assert hidden["password"] == "[redacted]"
 
+    def test_names_match_whole_names_in_their_case(self):
+        fields = {"Password": 1, "password": 2, "new_password": 3}
+        ((given,), _) = Redactor({"password"}).redacted("login", [fields], {})
+        assert given == {**fields, "password": "[redacted]"}
+
     @pytest.mark.parametrize("value", KEPT, ids=lambda value: type(value).__name__)
     def test_a_value_in_which_nothing_is_hidden_stays_as_it_is(self, value):
         ((kept,), _) = Redactor({"password"}).redacted("login", [value], {})

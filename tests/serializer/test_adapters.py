@@ -311,6 +311,12 @@ def test_an_object_in_a_serializer_of_plain_data_gives_no_warning(comes_back):
         assert comes_back(serializer, [Colour.RED, Account("ada", 5)])
 
 
+def test_a_secret_is_pickled_in_clear_beside_a_preview_without_it(store):
+    _, row = store(PickleSerializer(), pydantic.SecretStr("t0ps3cret"))
+    assert b"t0ps3cret" in row.pickled
+    assert b"t0ps3cret" not in row.columns["return_value"]
+
+
 def test_the_preview_of_a_pickle_can_be_searched(store):
     _, row = store(PickleSerializer(), Invoice(7, datetime(2026, 1, 2, tzinfo=timezone.utc)))
     assert orjson.loads(row.columns["return_value"]) == {"number": 7, "at": "2026-01-02T00:00:00Z"}
