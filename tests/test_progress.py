@@ -256,6 +256,26 @@ class TestPercentAndText:
         assert await shown(backend, outcome, meta) == (percent, None)
 
     @pytest.mark.parametrize(
+        ("meta", "percent"),
+        [
+            ('{"current": 1e131070, "total": 3}', 100),
+            ('{"current": 3, "total": 1e131070}', 0),
+            ('{"current": -1e131070, "total": 3}', 0),
+            ('{"current": -2, "total": -5}', 40),
+            ('{"progress": -1e131070}', 0),
+        ],
+    )
+    async def test_numbers_that_only_sql_writes_spoil_no_search(
+        self, backend, admin, table_name, meta, percent
+    ):
+        await backend.set_progress("id", progress({}))
+        await backend.set_result("id", finished(1))
+        admin.execute(f"UPDATE {table_name}_progress SET meta = %s", [meta])
+        shown = admin.execute(f"SELECT progress_percent FROM {table_name}_outcomes").fetchall()
+        assert shown == [(percent,)]
+        assert len((await backend.store.search()).items) == 1
+
+    @pytest.mark.parametrize(
         ("meta", "text"),
         [
             ({"message": "packing"}, "packing"),

@@ -1,4 +1,5 @@
--- How far a task is, from the shapes of progress that people report.
+-- How far a task is, from the shapes of progress that people report. Numbers are compared before they are
+-- multiplied or divided: one row of immense ones must not make every search fail.
 
 CREATE OR REPLACE FUNCTION {progress_percent}(meta jsonb) RETURNS numeric
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -8,10 +9,15 @@ RETURN (
         WHEN jsonb_typeof(meta -> 'percent') = 'number'
             THEN (meta ->> 'percent')::numeric
         WHEN jsonb_typeof(meta -> 'progress') = 'number'
-            THEN (meta ->> 'progress')::numeric
+            THEN greatest(0, (meta ->> 'progress')::numeric)
                  * CASE WHEN (meta ->> 'progress')::numeric <= 1 THEN 100 ELSE 1 END
         WHEN jsonb_typeof(meta -> 'current') = 'number' AND jsonb_typeof(meta -> 'total') = 'number'
-            THEN 100 * (meta ->> 'current')::numeric / nullif((meta ->> 'total')::numeric, 0)
+            THEN CASE
+                WHEN (meta ->> 'total')::numeric = 0 THEN NULL
+                WHEN sign((meta ->> 'current')::numeric) <> sign((meta ->> 'total')::numeric) THEN 0
+                WHEN abs((meta ->> 'current')::numeric) >= abs((meta ->> 'total')::numeric) THEN 100
+                ELSE 100 * ((meta ->> 'current')::numeric / (meta ->> 'total')::numeric)
+            END
     END AS share) AS reported
     WHERE share IS NOT NULL);
 
