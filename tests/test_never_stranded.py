@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
+import json
 import logging
 import math
 import random
@@ -27,10 +28,12 @@ from taskiq import (
 )
 from taskiq.exceptions import SendTaskError
 from taskiq.receiver import Receiver
+from taskiq.serializers import PickleSerializer
 
 from taskiq_pg_json import (
     JsonbResultBackend,
     JsonSerializer,
+    Progress,
     ResultEncodeError,
     ResultStore,
     Status,
@@ -529,6 +532,97 @@ class TestRefusalsOfTheServer:
             result = await backend.get_result(id_)
             assert result.is_err is (id_ == "bad")
             assert result.return_value == (b"null" if id_ == "bad" else value)
+
+
+class Scrawling(JsonSerializer):
+    """A serializer that writes no JSON, not even of the error that it is given."""
+
+    def encode(self, columns, *, task_id):  # noqa: ARG002 - the protocol's signature
+        return EncodedRow(dict.fromkeys(columns, b"{no json"))
+
+
+class Echoing:
+    """Likewise, and it reads what it is given in a way of its own."""
+
+    name = "echoing"
+    encode = Scrawling.encode
+
+    def decode(self, row, *, task_id):  # noqa: ARG002 - likewise
+        assert row.types is None
+        return {name: RuntimeError(text.decode()) for name, text in row.columns.items()}
+
+
+class TestSerializersThatWriteWhatTheServerRefuses:
+    @pytest.mark.parametrize(
+        "given",
+        [finished(1), finished(1, log="x"), finished(is_err=True, error=ValueError("x"))],
+        ids=["value", "with a log", "error"],
+    )
+    async def test_whatever_is_given_to_it_has_an_end(self, start, caplog, given):
+        backend = await start(serializer=Scrawling())
+        await backend.set_result("id", given)
+        result = await backend.get_result("id")
+        assert (result.is_err, result.return_value) == (True, None)
+        assert "PostgreSQL refused the result of task id" in str(result.error)
+        assert "Task id is stored as a failure" in caplog.text
+        assert "is lost" not in caplog.text
+
+    @pytest.mark.parametrize("reader", [None, PickleSerializer()], ids=["JSON", "taskiq's"])
+    async def test_what_others_read_of_it_has_the_attributes_of_the_error(self, start, reader):
+        await (await start(serializer=Scrawling())).set_result("id", finished([1]))
+        error = (await (await start(serializer=reader)).get_result("id")).error
+        assert isinstance(error, ResultEncodeError)
+        assert (error.task_id, error.path) == ("id", "return_value")
+        assert error.type_name == "builtins.list"
+
+    async def test_one_with_a_reader_of_its_own_is_given_the_error_as_data(self, start):
+        backend = await start(serializer=Echoing())
+        await backend.set_result("id", finished([1]))
+        said = json.loads(str((await backend.get_result("id")).error))
+        assert (said["type"], said["attrs"]["path"]) == ("ResultEncodeError", "return_value")
+        assert said["message"].startswith("PostgreSQL refused the result of task id")
+
+
+NO_ROWS = {
+    "none": None,
+    "dict": {"return_value": b"1"},
+    "columns that are no dict": EncodedRow(5),
+    "text for bytes": EncodedRow({"return_value": "1"}),
+    "a value for its JSON": EncodedRow({"return_value": (1,)}),
+    "types that are no bytes": EncodedRow({"return_value": b"1"}, [1]),
+    "pickles that are no bytes": EncodedRow({"return_value": b"1"}, None, "text"),
+}
+
+
+class Astray(JsonSerializer):
+    """A serializer that gives something else than a row for the values that are 7."""
+
+    def __init__(self, row):
+        super().__init__()
+        self._row = row
+
+    def encode(self, columns, *, task_id):
+        if columns.get("return_value") == 7 or columns.get("meta") == 7:
+            return self._row
+        return super().encode(columns, task_id=task_id)
+
+
+@pytest.mark.parametrize("row", NO_ROWS.values(), ids=NO_ROWS)
+class TestSerializersThatGiveNoRow:
+    async def test_a_result_of_it_is_a_failure_that_harms_nobody_beside_it(self, start, row):
+        backend = await start(serializer=Astray(row))
+        await asyncio.gather(*(backend.set_result(str(n), finished(n)) for n in range(20)))
+        results = [await backend.get_result(str(number)) for number in range(20)]
+        assert [number for number, result in enumerate(results) if result.is_err] == [7]
+        assert isinstance(results[7].error, ResultEncodeError)
+        assert "EncodedRow" in str(results[7].error)
+
+    async def test_a_progress_of_it_is_an_encode_error(self, start, row):
+        store = (await start(serializer=Astray(row))).store
+        reports = (store.set_progress(str(n), Progress("x", n)) for n in range(20))
+        found = await asyncio.gather(*reports, return_exceptions=True)
+        assert [number for number, said in enumerate(found) if said is not None] == [7]
+        assert isinstance(found[7], ResultEncodeError)
 
 
 class Raising(JsonSerializer):

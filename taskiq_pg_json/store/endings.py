@@ -140,8 +140,11 @@ class Endings:
                 logger.warning("Task %s is stored without its call: %s", task_id, reason)
                 return
         refused = refused_result(task_id, bare, reason)
-        try:
-            await _store(batcher, self._rows.refusal(task_id, bare, refused), refused)
+        with suppress(*REFUSALS):
+            await _store(batcher, self._rows.failure(task_id, bare, refused), refused)
+            return
+        try:  # the fault may be the serializer's
+            await _store(batcher, self._rows.plain_failure(task_id, bare, refused), refused)
         except REFUSALS as error:
             logger.error("%s", lost_result(task_id, error))  # noqa: TRY400 - whoever asked has it
             raise

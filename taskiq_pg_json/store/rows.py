@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from taskiq_pg_json.errors import ResultEncodeError
 from taskiq_pg_json.records import Outcome, Status, TaskInfo
-from taskiq_pg_json.serializer.exceptions import INTERRUPTS, outline_exception
+from taskiq_pg_json.serializer.adapters import TaskiqSerializerAdapter
+from taskiq_pg_json.serializer.exceptions import INTERRUPTS, describe_exception
 from taskiq_pg_json.serializer.exceptions.printable import full_name, message_of
+from taskiq_pg_json.serializer.json_serializer import JsonSerializer
 from taskiq_pg_json.serializer.jsontext import dumps
+from taskiq_pg_json.serializer.nodes import VERSION
 from taskiq_pg_json.serializer.protocol import EncodedRow
+from taskiq_pg_json.store.misfits import check_row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +73,10 @@ class RowEncoder:
     """Encodes what is written through the store's serializer."""
 
     def __init__(self, serializer: ResultSerializer) -> None:
-        self._serializer = serializer
+        self._write = serializer.encode
+        encode = getattr(serializer.encode, "__func__", None)
+        self._is_ours = encode in {JsonSerializer.encode, TaskiqSerializerAdapter.encode}
+        self._reads_sidecars = isinstance(serializer, JsonSerializer | TaskiqSerializerAdapter)
 
     def result(self, task_id: str, outcome: Outcome) -> tuple[ResultRow, ResultEncodeError | None]:
         """Return the row of a task that has ended, and the error that has made it a failure.
@@ -88,17 +95,24 @@ class RowEncoder:
                 logger.warning("The call of task %s is not stored: %r", task_id, exc)
                 return self.result(task_id, _without_call(outcome))
             error = _unwritable(task_id, outcome, exc)
-        return self._failure(task_id, outcome, error), error
+        return self.failure(task_id, outcome, error), error
 
-    def _failure(self, task_id: str, outcome: Outcome, error: ResultEncodeError) -> ResultRow:
+    def failure(self, task_id: str, outcome: Outcome, error: ResultEncodeError) -> ResultRow:
+        """Return the row that stands in for one that cannot be encoded, or that was refused."""
         try:
             return self._result(task_id, _refused(outcome, error))
         except INTERRUPTS:
             raise
-        except BaseException as exc:  # noqa: BLE001 - then nothing is asked of the serializer
+        except BaseException as exc:  # noqa: BLE001 - a serializer may be of the user's own
             logger.warning("Task %s: not even its failure can be encoded: %r", task_id, exc)
-        plain, _ = outline_exception(error, lambda _cls: None)
-        encoded = EncodedRow({"return_value": b"null", "error": dumps(plain)})
+        return self.plain_failure(task_id, outcome, error)
+
+    def plain_failure(self, task_id: str, outcome: Outcome, error: ResultEncodeError) -> ResultRow:
+        """Return that row as it is made when nothing is asked of the serializer."""
+        plain, node = describe_exception(error, lambda _cls: None)
+        # A serializer of another make may take the sidecar for its own.
+        types = dumps({"v": VERSION, "error": node}) if self._reads_sidecars else None
+        encoded = EncodedRow({"return_value": b"null", "error": dumps(plain)}, types)
         seconds = _seconds(outcome)
         return _row(task_id, _FAILURE, encoded, outcome.info, execution_time=seconds)
 
@@ -114,10 +128,6 @@ class RowEncoder:
         status = _FAILURE if outcome.is_err else _SUCCESS
         log = outcome.log and _storable(outcome.log)
         return _row(task_id, status, encoded, info, log=log, execution_time=_seconds(outcome))
-
-    def refusal(self, task_id: str, outcome: Outcome, error: ResultEncodeError) -> ResultRow:
-        """Return the row that stands in for one that the server refused."""
-        return self._failure(task_id, outcome, error)
 
     def state(
         self, task_id: str, status: Status, info: TaskInfo, error: BaseException | None
@@ -136,7 +146,7 @@ class RowEncoder:
         Raises:
             ResultEncodeError: the meta cannot be stored.
         """
-        encoded = self._serializer.encode({"meta": progress.meta}, task_id=task_id)
+        encoded = self._written({"meta": progress.meta}, task_id)
         columns, types, pickled = encoded
         state = _storable(progress.state) or ""
         return ProgressRow(task_id, state, columns["meta"], types, pickled, encoded.size)
@@ -144,7 +154,7 @@ class RowEncoder:
     def _encode(self, task_id: str, columns: dict[str, object]) -> EncodedRow:
         """Encode; what is only beside the result is left out rather than fail the row."""
         try:
-            return self._serializer.encode(columns, task_id=task_id)
+            return self._written(columns, task_id)
         except ResultEncodeError as error:
             column = error.path.partition(".")[0].partition("[")[0]
             if column not in _SIDE_COLUMNS or column not in columns:
@@ -152,6 +162,12 @@ class RowEncoder:
             logger.warning("The %s of task %s are not stored: %s", column, task_id, error)
         rest = {name: value for name, value in columns.items() if name != column}
         return self._encode(task_id, rest)
+
+    def _written(self, columns: dict[str, object], task_id: str) -> EncodedRow:
+        row = self._write(columns, task_id=task_id)
+        if not self._is_ours:
+            check_row(row, columns, task_id)
+        return row
 
 
 def _row(
