@@ -115,7 +115,8 @@ class RemoteError(TaskiqPgJsonError):
     """A task's own error, whose class cannot be had in this process.
 
     It is an instance of a subclass named after the class that was raised, with that one's message,
-    ``args``, notes, cause and attributes.
+    ``args``, notes, cause and attributes. Likewise what a middleware has left in the place of an
+    error and is no exception, such as text; its message is what ``str()`` says of it.
 
     Attributes:
         type_name: the class that was raised, as in ``shop.errors.PaymentError``.

@@ -33,10 +33,13 @@ from taskiq.serializers import PickleSerializer
 from taskiq_pg_json import (
     JsonbResultBackend,
     JsonSerializer,
+    Outcome,
     Progress,
+    RemoteError,
     ResultEncodeError,
     ResultStore,
     Status,
+    TaskInfo,
     TaskInfoMiddleware,
 )
 from taskiq_pg_json import middleware as middleware_module
@@ -677,6 +680,144 @@ class TestSerializersWithMistakes:
         task = await double.kiq(4)
         assert (await task.wait_result(**PROMPTLY)).return_value == 8
         assert (await backend.store.get(task.task_id)).task_name == "shop:double"
+
+
+class Leaves(TaskiqMiddleware):
+    """Leaves something else in the fields of each result than what is to be there."""
+
+    def __init__(self, **fields):
+        super().__init__()
+        self._fields = fields
+
+    def post_execute(self, _message, result):
+        for name, value in self._fields.items():
+            setattr(result, name, value)
+
+
+LOGS = {
+    "list": (["one", 2], "['one', 2]"),
+    "empty": ("", ""),
+    "number": (5, "5"),
+    "bytes": (b"ok \xff\0", "ok \\xff\\x00"),
+    "mute": (MuteError(), "<MuteError whose str() raises RuntimeError>"),
+    "enum": (Mood.GOOD, "good"),
+}
+NO_ERRORS = {
+    "text": ("card refused", "card refused", "builtins.str"),
+    "NUL": ("nul\0", "nul\\x00", "builtins.str"),
+    "dict": ({"code": 7}, "{'code': 7}", "builtins.dict"),
+    "class": (KeyError, "<class 'KeyError'>", "builtins.type"),
+    "unspeakable": (
+        Unspeakable(),
+        "<Unspeakable whose str() raises RuntimeError>",
+        f"{__name__}.Unspeakable",
+    ),
+}
+
+
+class TestWhatAMiddlewareLeavesInAResult:
+    @pytest.fixture(params=[True, False], ids=["informed", "bare"])
+    def begin(self, request, start_broker, backend):
+        async def begin_one(**fields):
+            more = [TaskInfoMiddleware()] if request.param else []
+            return await start_broker(InMemoryBroker(), backend, Leaves(**fields), *more)
+
+        return begin_one
+
+    @pytest.mark.parametrize(
+        "seconds", [None, "soon", "2", 10**400, [], math.nan, math.inf], ids=repr
+    )
+    async def test_a_time_that_is_no_number_costs_no_result(self, begin, seconds):
+        broker = await begin(execution_time=seconds)
+        _, result = await outcome_of(broker, lambda: 42)
+        assert (result.return_value, result.error) == (42, None)
+        assert isinstance(result.execution_time, float)
+
+    @pytest.mark.parametrize(("log", "found"), LOGS.values(), ids=LOGS)
+    async def test_a_log_that_is_no_text_is_stored_as_text(self, begin, backend, log, found):
+        broker = await begin(log=log)
+        task_id, result = await outcome_of(broker, lambda: 42)
+        assert (result.return_value, result.error) == (42, None)
+        assert (await backend.get_result(task_id, with_logs=True)).log == found
+
+    @pytest.mark.parametrize("given", NO_ERRORS.values(), ids=NO_ERRORS)
+    @pytest.mark.parametrize("raising", [False, True], ids=["returning", "raising"])
+    async def test_an_error_that_is_no_exception_is_stored_as_one_that_says_it(
+        self, begin, backend, caplog, raising, given
+    ):
+        error, *expected = given
+        broker = await begin(error=error)
+        task_id, result = await outcome_of(broker, ValueError, raising=raising)
+        assert result.is_err is raising
+        record = await backend.store.get(task_id)
+        assert record.status is (Status.FAILURE if raising else Status.SUCCESS)
+        for found in (result.error, record.error):
+            assert isinstance(found, RemoteError)
+            assert [str(found), found.type_name] == expected
+        with pytest.raises(RemoteError):
+            raise result.error
+        assert f"The error of task {task_id} is no exception" in caplog.text
+
+    async def test_a_return_value_that_cannot_be_stored_fails_beside_all_that(self, begin):
+        broker = await begin(execution_time=None, log=5, error="odd")
+        _, result = await outcome_of(broker, Unpicklable)
+        assert isinstance(result.error, ResultEncodeError)
+
+
+@pytest.mark.parametrize("serializer", [None, PickleSerializer(), JsonSerializer(strict=True)])
+async def test_text_in_place_of_an_error_can_be_read_by_every_serializer(start, serializer):
+    store = (await start(serializer=serializer)).store
+    await store.set_result("id", Outcome(1, "boom"))
+    assert str((await store.get_outcome("id")).error) == "boom"
+    await store.record_state("other", "RETRY", TaskInfo("shop:pay"), "boom")
+    assert str((await store.get("other")).error) == "boom"
+
+
+NO_INFOS = {
+    "name": (TaskInfo(5, worker="host:1"), (None, "host:1", None)),
+    "worker": (TaskInfo("shop:pay", worker=5), ("shop:pay", None, None)),
+    "time": (TaskInfo("shop:pay", queued_at="2026-01-01"), ("shop:pay", None, None)),
+    "all": (TaskInfo([], worker=b"x", queued_at=Unspeakable()), (None, None, None)),
+}
+
+
+@pytest.mark.parametrize(("info", "found"), NO_INFOS.values(), ids=NO_INFOS)
+async def test_what_is_known_of_a_task_and_of_no_use_costs_no_state(backend, info, found):
+    await backend.store.record_state("id", "STARTED", info)
+    record = await backend.store.get("id")
+    assert (record.task_name, record.worker, record.queued_at) == found
+
+
+@pytest.mark.parametrize(
+    ("info", "found"),
+    [*NO_INFOS.values(), ("shop:pay", (None, None, None))],
+    ids=[*NO_INFOS, "no info at all"],
+)
+class TestWhatIsKnownOfATask:
+    async def test_what_of_it_is_of_no_use_costs_no_result(self, backend, caplog, info, found):
+        store = backend.store
+        await store.set_result("id", Outcome({"paid": 1}, labels={"no": 1}, info=info))
+        record = await store.get("id")
+        assert (record.status, record.return_value) == (Status.SUCCESS, {"paid": 1})
+        assert (record.task_name, record.worker, record.queued_at) == found
+        assert record.labels == {"no": 1}
+        assert "Task id is stored without what is not of its type" in caplog.text
+
+    async def test_what_of_it_is_of_no_use_leaves_a_failure_its_end(self, start, info, found):
+        store = (await start(serializer=Raising(lambda _: True, KeyError("oops")))).store
+        await store.set_result("id", Outcome(1, info=info))
+        record = await store.get("id")
+        assert (record.task_name, record.worker, record.queued_at) == found
+        assert "oops" in str(record.error)
+
+    async def test_what_of_it_is_of_no_use_leaves_what_cannot_be_stored_its_end(
+        self, backend, info, found
+    ):
+        store = backend.store
+        await store.set_result("id", Outcome(Unpicklable(), info=info))
+        record = await store.get("id")
+        assert (record.task_name, record.worker, record.queued_at) == found
+        assert isinstance(record.error, ResultEncodeError)
 
 
 async def test_a_failure_to_store_is_logged_with_the_task(broker, caplog):

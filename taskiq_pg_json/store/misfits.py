@@ -1,12 +1,106 @@
-"""What is done with what is not of its type: nothing checks what a serializer of a user's gives."""
+"""What is stored where something is not of its type.
+
+Nothing checks what a middleware leaves in a result, nor what a serializer of the user's gives, and
+no slip there may cost a task its end.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, cast
 
-from taskiq_pg_json.errors import ResultEncodeError
-from taskiq_pg_json.serializer.exceptions.printable import full_name
+from taskiq_pg_json.errors import ConfigurationError, RemoteError, ResultEncodeError
+from taskiq_pg_json.records import Outcome, TaskInfo
+from taskiq_pg_json.serializer.exceptions.printable import (
+    INTERRUPTS,
+    called,
+    full_name,
+    names_of,
+    printable,
+    short_repr,
+)
 from taskiq_pg_json.serializer.protocol import EncodedRow
+
+logger = logging.getLogger("taskiq_pg_json")
+
+_TYPES: Mapping[str, type] = {
+    "task_name": str,
+    "worker": str,
+    "queued_at": datetime,
+    "started_at": datetime,
+    "finished_at": datetime,
+}
+
+
+def seconds_of(value: object) -> float:
+    """A number of seconds; 0.0 for what is none."""
+    try:
+        return float(cast("float", value))
+    except INTERRUPTS:
+        raise
+    except BaseException:  # noqa: BLE001 - another author's method may raise anything
+        return 0.0
+
+
+def text_of(value: object) -> str:
+    """What ``str()`` says of a value, or a remark on why it does not; bytes as text."""
+    if isinstance(value, bytes | bytearray):
+        return value.decode(errors="backslashreplace")
+    return str.__str__(value) if isinstance(value, str) else called(str, value)
+
+
+def exception_of(task_id: str, value: object) -> BaseException:
+    """An exception for what stands in the place of one, as text does after a redaction."""
+    if isinstance(value, BaseException):
+        return value
+    logger.warning(
+        "The error of task %s is no exception but of type %s: it is stored as a RemoteError that "
+        "says it.",
+        task_id,
+        full_name(type(value)),
+    )
+    message = printable(text_of(value))
+    error = RemoteError.of(*names_of(type(value)), message, message)
+    error.args = (message,)
+    return error
+
+
+def usable_outcome(task_id: str, outcome: Outcome) -> Outcome:
+    """The outcome without those parts of its ``TaskInfo`` that are of no use; itself if all are.
+
+    Raises:
+        ConfigurationError: it is no outcome.
+    """
+    if not isinstance(outcome, Outcome):
+        raise ConfigurationError(
+            f"The result of task {task_id} is of type {full_name(type(outcome))}: give an Outcome, "
+            "as in set_result(task_id, Outcome(return_value))."
+        )
+    info = outcome.info
+    if info is None or isinstance(info, TaskInfo):
+        usable = info and usable_info(task_id, info)
+    else:
+        _warn(task_id, {"info": info})
+        usable = None
+    return outcome if usable is info else replace(outcome, info=usable)
+
+
+def usable_info(task_id: str, info: TaskInfo) -> TaskInfo:
+    """What is known of a task without what is of no use; itself if all is."""
+    given = {name: getattr(info, name) for name in _TYPES}
+    wrong = {
+        name: value
+        for name, value in given.items()
+        if value is not None and not isinstance(value, _TYPES[name])
+    }
+    if not wrong:
+        return info
+    _warn(task_id, wrong)
+    nothing: dict[str, Any] = dict.fromkeys(wrong)
+    return replace(info, **nothing)
 
 
 def check_row(row: object, columns: Mapping[str, object], task_id: str) -> None:
@@ -32,3 +126,8 @@ def check_row(row: object, columns: Mapping[str, object], task_id: str) -> None:
         path=path,
         type_name=name,
     )
+
+
+def _warn(task_id: str, wrong: Mapping[str, object]) -> None:
+    said = ", ".join(f"{name}={short_repr(value)}" for name, value in wrong.items())
+    logger.warning("Task %s is stored without what is not of its type: %s", task_id, said)

@@ -16,7 +16,14 @@ from taskiq_pg_json.serializer.json_serializer import JsonSerializer
 from taskiq_pg_json.serializer.jsontext import dumps
 from taskiq_pg_json.serializer.nodes import VERSION
 from taskiq_pg_json.serializer.protocol import EncodedRow
-from taskiq_pg_json.store.misfits import check_row
+from taskiq_pg_json.store.misfits import (
+    check_row,
+    exception_of,
+    seconds_of,
+    text_of,
+    usable_info,
+    usable_outcome,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,15 +94,18 @@ class RowEncoder:
         try:
             return self._result(task_id, outcome), None
         except ResultEncodeError as exc:
-            error = exc
+            usable, error = usable_outcome(task_id, outcome), exc
         except INTERRUPTS:
             raise
         except BaseException as exc:  # noqa: BLE001 - a serializer may be of the user's own
+            usable = usable_outcome(task_id, outcome)
+            if usable is not outcome:
+                return self.result(task_id, usable)
             if _has_call(outcome):
                 logger.warning("The call of task %s is not stored: %r", task_id, exc)
                 return self.result(task_id, _without_call(outcome))
             error = _unwritable(task_id, outcome, exc)
-        return self.failure(task_id, outcome, error), error
+        return self.failure(task_id, usable, error), error
 
     def failure(self, task_id: str, outcome: Outcome, error: ResultEncodeError) -> ResultRow:
         """Return the row that stands in for one that cannot be encoded, or that was refused."""
@@ -120,13 +130,15 @@ class RowEncoder:
         columns: dict[str, object] = {"return_value": outcome.return_value}
         _add_labels(columns, outcome.labels)
         if outcome.error is not None:
-            columns["error"] = outcome.error
+            columns["error"] = exception_of(task_id, outcome.error)
         info = outcome.info
         if info is not None:
             _add_call(columns, info)
         encoded = self._encode(task_id, columns)
         status = _FAILURE if outcome.is_err else _SUCCESS
-        log = outcome.log and _storable(outcome.log)
+        log = outcome.log
+        if log is not None:
+            log = _storable(log if type(log) is str else text_of(log))
         return _row(task_id, status, encoded, info, log=log, execution_time=_seconds(outcome))
 
     def state(
@@ -137,8 +149,12 @@ class RowEncoder:
         _add_labels(columns, info.labels)
         _add_call(columns, info)
         if error is not None:
-            columns["error"] = error
-        return _row(task_id, status.value, self._encode(task_id, columns), info)
+            columns["error"] = exception_of(task_id, error)
+        encoded = self._encode(task_id, columns)
+        try:
+            return _row(task_id, status.value, encoded, info)
+        except (AttributeError, TypeError):
+            return _row(task_id, status.value, encoded, usable_info(task_id, info))
 
     def progress(self, task_id: str, progress: Progress) -> ProgressRow:
         """Return the row of a task's progress.
@@ -223,8 +239,8 @@ def _add_call(columns: dict[str, object], info: TaskInfo) -> None:
 def _seconds(outcome: Outcome) -> float:
     info = outcome.info
     if info is not None and info.execution_time is not None:
-        return float(info.execution_time)
-    return float(outcome.execution_time)
+        return seconds_of(info.execution_time)
+    return seconds_of(outcome.execution_time)
 
 
 def _has_call(outcome: Outcome) -> bool:
