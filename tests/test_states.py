@@ -18,6 +18,7 @@ from taskiq import (
 from taskiq.exceptions import NoResultError, TaskRejectedError
 
 from taskiq_pg_json import (
+    ConfigurationError,
     Outcome,
     Status,
     TaskInfo,
@@ -120,8 +121,26 @@ class TestStates:
     async def test_a_status_may_be_given_as_its_word(self, backend, statuses):
         await backend.store.record_state("id", "QUEUED", TaskInfo("shop", queued_at=now()))
         assert statuses() == ["QUEUED"]
-        with pytest.raises(ValueError, match=r"LOST.*Status"):
-            await backend.store.record_state("id", "LOST", TaskInfo("shop"))
+
+    @pytest.mark.parametrize("status", ["LOST", "queued", None, 5, []])
+    async def test_what_is_no_status_is_refused_with_the_words_there_are(self, backend, status):
+        with pytest.raises(ConfigurationError, match='"QUEUED", "STARTED" or "RETRY"') as caught:
+            await backend.store.record_state("id", status, TaskInfo("shop"))
+        assert isinstance(caught.value, ValueError)
+        assert repr(status) in str(caught.value)
+
+    @pytest.mark.parametrize("status", ["SUCCESS", "FAILURE", Status.SUCCESS, Status.FAILURE])
+    async def test_an_end_is_no_state(self, backend, status):
+        with pytest.raises(ConfigurationError, match=r"set_result\(\)"):
+            await backend.store.record_state("id", status, TaskInfo("shop"))
+        assert await backend.store.count() == 0
+
+    @pytest.mark.parametrize("info", ["shop", None, {"task_name": "shop"}])
+    async def test_what_is_no_info_is_refused(self, backend, info):
+        store = backend.store
+        for call in (store.record_state("id", "QUEUED", info), store.discard_state("id", info)):
+            with pytest.raises(ConfigurationError, match="give a TaskInfo"):
+                await call
 
     async def test_a_late_queued_never_overwrites_started(self, backend, statuses):
         started = TaskInfo("t", started_at=now())

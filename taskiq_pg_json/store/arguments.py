@@ -13,6 +13,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from taskiq_pg_json.errors import ConfigurationError
+from taskiq_pg_json.records import Status, TaskInfo
 from taskiq_pg_json.store.dsn import wrong_parameter
 
 _PARAMETERS = frozenset(inspect.signature(AsyncConnectionPool).parameters) - {
@@ -23,6 +24,8 @@ _CONNECT = frozenset(inspect.signature(AsyncConnection.connect).parameters)
 _NUMBERS = ("max_waiting", "max_lifetime", "max_idle", "reconnect_timeout", "num_workers")
 # The pool's own pauses between two attempts to connect grow to minutes.
 _DEFAULTS = {"min_size": 1, "max_size": 10, "reconnect_timeout": 1.0}
+
+_STATES = (Status.QUEUED, Status.STARTED, Status.RETRY)
 
 _LONGEST_TTL = timedelta(days=5_000 * 365)
 """Python's calendar ends with the year 9999."""
@@ -109,6 +112,33 @@ def checked_seconds(parameter: str, value: object) -> float:
 def is_seconds(value: object) -> TypeGuard[float]:
     """Whether it is a time that may be waited for."""
     return isinstance(value, int | float) and 0 <= value <= sys.float_info.max
+
+
+def checked_state(status: object) -> Status:
+    """Return where a task is that has not ended.
+
+    Raises:
+        ConfigurationError: there is no such status, or it is an end.
+    """
+    try:
+        known = Status(status)
+    except ValueError:
+        known = None
+    if known in _STATES:
+        return known
+    wrong = "is no Status" if known is None else "is how a task ends: use set_result()"
+    *words, last = (f'"{state}"' for state in _STATES)
+    raise ConfigurationError(f"status={status!r} {wrong}. Give {', '.join(words)} or {last}.")
+
+
+def check_task_info(info: object) -> None:
+    """Refuse what is no ``TaskInfo``.
+
+    Raises:
+        ConfigurationError: with its type.
+    """
+    if not isinstance(info, TaskInfo):
+        raise ConfigurationError(f"info= is of type {type(info).__name__}: give a TaskInfo.")
 
 
 def checked_ttl(ttl: float | timedelta | None) -> timedelta | None:

@@ -6,11 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from taskiq_pg_json.errors import ConfigurationError, NotStartedError, TaskNotFoundError
-from taskiq_pg_json.records import Outcome, Status
+from taskiq_pg_json.records import Outcome
 from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
 from taskiq_pg_json.store.apart import ConnectionsApart
-from taskiq_pg_json.store.arguments import checked_ttl
+from taskiq_pg_json.store.arguments import check_task_info, checked_state, checked_ttl
 from taskiq_pg_json.store.connections import Connections
 from taskiq_pg_json.store.coroutines import coroutine_function
 from taskiq_pg_json.store.endings import Endings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
     from typing_extensions import Self
 
-    from taskiq_pg_json.records import Progress, TaskInfo, TaskRecord
+    from taskiq_pg_json.records import Progress, Status, TaskInfo, TaskRecord
     from taskiq_pg_json.serializer import ResultSerializer, TaskiqSerializer
     from taskiq_pg_json.store.dsn import Dsn
 
@@ -274,13 +274,17 @@ class ResultStore(Searchable):
         Never changes the row of a task that has ended, or of a later attempt.
 
         Raises:
-            ValueError: there is no such status.
+            ConfigurationError: there is no such status, or it is an end, as ``set_result()`` stores
+                it.
         """
-        row = self._rows.state(self._checked_id(task_id), Status(status), info, error)
+        state = checked_state(status)
+        check_task_info(info)
+        row = self._rows.state(self._checked_id(task_id), state, info, error)
         await self._writer.states.submit(row)
 
     async def discard_state(self, task_id: str, info: TaskInfo) -> None:
         """Forget an attempt that leaves no result."""
+        check_task_info(info)
         started_at = aware(info.started_at)
         if started_at is not None:
             await self._remover.discards.submit((self._checked_id(task_id), started_at))
