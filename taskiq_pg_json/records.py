@@ -72,7 +72,8 @@ class Outcome:
     Attributes:
         return_value: what it returned.
         error: what it raised.
-        is_err: whether it failed.
+        is_err: whether it failed; None, which none that is read has, says that it did if there is
+            an error.
         labels: the task's labels.
         log: what it logged, where anything collected that.
         execution_time: how long it ran, in seconds.
@@ -81,7 +82,7 @@ class Outcome:
 
     return_value: object = None
     error: BaseException | None = None
-    is_err: bool = False
+    is_err: bool | None = None
     labels: Mapping[str, object] = field(default_factory=dict)
     log: str | None = None
     execution_time: float = 0.0
@@ -90,7 +91,8 @@ class Outcome:
     @property
     def status(self) -> Status:
         """SUCCESS or FAILURE."""
-        return Status.FAILURE if self.is_err else Status.SUCCESS
+        is_err = self.error is not None if self.is_err is None else self.is_err
+        return Status.FAILURE if is_err else Status.SUCCESS
 
 
 @dataclass(slots=True)  # not frozen, likewise

@@ -27,6 +27,33 @@ from taskiq_pg_json import (
 )
 
 
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (Outcome(), Status.SUCCESS),
+        (Outcome(1), Status.SUCCESS),
+        (Outcome(error=ValueError("x")), Status.FAILURE),
+        (Outcome(1, "no exception"), Status.FAILURE),
+        (Outcome(1, ValueError("x"), is_err=False), Status.SUCCESS),
+        (Outcome(1, is_err=True), Status.FAILURE),
+    ],
+    ids=repr,
+)
+async def test_a_task_has_failed_if_it_has_an_error_unless_it_is_said(store, outcome, status):
+    await store.set_result("id", outcome)
+    assert outcome.status is (await store.get("id")).status is status
+    assert (await store.get_outcome("id")).is_err is (status is Status.FAILURE)
+    assert await store.count(status=status) == 1
+
+
+async def test_a_failure_is_found_by_its_error_alone(store, refusing):
+    await store.set_result("id", Outcome(error=ValueError("x")))
+    async with refusing("22000", "NEW.labels IS NOT NULL"):
+        await store.set_result("bare", Outcome(error=ValueError("x"), labels={"a": 1}))
+    (group,) = await store.failures()
+    assert (group.total, group.error_type) == (2, "ValueError")
+
+
 class TestStates:
     async def test_by_default_only_the_end_is_written(self, start_broker, backend, statuses):
         broker = await start_broker(HeldBroker(), backend, TaskInfoMiddleware())

@@ -135,7 +135,10 @@ class RowEncoder:
         if info is not None:
             _add_call(columns, info)
         encoded = self._encode(task_id, columns)
-        status = _FAILURE if outcome.is_err else _SUCCESS
+        is_err = outcome.is_err
+        if is_err is None:
+            is_err = outcome.error is not None
+        status = _FAILURE if is_err else _SUCCESS
         log = outcome.log
         if log is not None:
             log = _storable(log if type(log) is str else text_of(log))
@@ -262,7 +265,7 @@ def is_more_than_result(row: ResultRow) -> bool:
 
 
 def bare_outcome(
-    row: ResultRow, return_value: object, error: BaseException | None, is_err: bool
+    row: ResultRow, return_value: object, error: BaseException | None, is_err: bool | None
 ) -> Outcome:
     """What a row was made of, without the call and the log.
 
