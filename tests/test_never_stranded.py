@@ -31,6 +31,7 @@ from taskiq.receiver import Receiver
 from taskiq.serializers import PickleSerializer
 
 from taskiq_pg_json import (
+    ConfigurationError,
     JsonbResultBackend,
     JsonSerializer,
     Outcome,
@@ -818,6 +819,25 @@ class TestWhatIsKnownOfATask:
         record = await store.get("id")
         assert (record.task_name, record.worker, record.queued_at) == found
         assert isinstance(record.error, ResultEncodeError)
+
+
+@pytest.mark.parametrize("given", [{"x": 1}, finished(1), None, "done", ValueError("x")], ids=type)
+class TestWhatIsNoOutcome:
+    async def test_it_is_refused_with_what_to_give(self, backend, given):
+        with pytest.raises(ConfigurationError, match=r"task id is of type .*: give an Outcome"):
+            await backend.store.set_result("id", given)
+
+    async def test_what_is_no_progress_is_refused_likewise(self, backend, given):
+        with pytest.raises(ConfigurationError, match=r"progress= is of type .*: give a Progress"):
+            await backend.store.set_progress("id", given)
+
+
+@pytest.mark.parametrize(
+    ("state", "found"), [(5, "5"), (None, ""), (b"x", "x"), (Mood.GOOD, "good")]
+)
+async def test_a_state_of_progress_that_is_no_text_is_stored_as_text(backend, state, found):
+    await backend.store.set_progress("id", Progress(state, 1))
+    assert (await backend.store.get_progress("id")).state == found
 
 
 async def test_a_failure_to_store_is_logged_with_the_task(broker, caplog):

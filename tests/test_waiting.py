@@ -5,6 +5,7 @@ import logging
 import math
 import time
 import uuid
+from datetime import timedelta
 from decimal import Decimal
 
 import orjson
@@ -104,10 +105,41 @@ async def test_what_is_no_list_of_ids_is_refused(store, ids):
             await call
 
 
-async def test_a_timeout_that_is_no_time_is_refused(store):
-    for call in (store.wait(["a"], timeout="1"), anext(store.as_completed(["a"], timeout="1"))):
-        with pytest.raises(ConfigurationError, match=r"timeout='1': give seconds"):
+NO_TIMES = ["1", math.nan, 10**400, timedelta(seconds=1)]
+
+
+@pytest.mark.parametrize("timeout", NO_TIMES, ids=type)
+async def test_a_timeout_that_is_no_time_is_refused(store, timeout):
+    for call in (
+        store.wait(["a"], timeout=timeout),
+        anext(store.as_completed(["a"], timeout=timeout)),
+        store.refresh_rollup(timeout=timeout),
+    ):
+        with pytest.raises(ConfigurationError, match=r"timeout=.*: give seconds, or None"):
             await call
+
+
+@pytest.mark.parametrize("timeout", [*NO_TIMES, None], ids=type)
+async def test_a_time_for_one_answer_that_is_none_is_refused(store, timeout):
+    with pytest.raises(ConfigurationError, match=r"timeout=.*: give a number of seconds"):
+        await store.is_ready("a", timeout)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.5, 0, False, -math.inf], ids=repr)
+async def test_a_timeout_that_is_over_is_one_look(store, timeout):
+    await store.set_result("ended", Outcome(1))
+    assert await store.is_ready("ended", timeout)
+    assert not await store.is_ready("none", timeout)
+    assert await store.wait(["ended"], timeout=timeout)
+    with pytest.raises(WaitTimeoutError):
+        await store.wait(["none"], timeout=timeout)
+
+
+async def test_a_timeout_may_be_infinite(store):
+    waiting = [store.wait(["a"], timeout=math.inf), store.is_ready("a", math.inf)]
+    waiting = [asyncio.create_task(call) for call in waiting]
+    await store.set_result("a", Outcome(1))
+    assert all(await asyncio.wait_for(asyncio.gather(*waiting), 20))
 
 
 async def test_waiting_before_the_start_leaves_nothing_behind(dsn, table_name, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
@@ -13,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from taskiq_pg_json.errors import ConfigurationError
-from taskiq_pg_json.records import Status, TaskInfo
+from taskiq_pg_json.records import Status
 from taskiq_pg_json.store.dsn import wrong_parameter
 
 _PARAMETERS = frozenset(inspect.signature(AsyncConnectionPool).parameters) - {
@@ -114,6 +115,30 @@ def is_seconds(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and 0 <= value <= sys.float_info.max
 
 
+def check_timeout(timeout: object) -> None:
+    """Refuse what is no time to wait; one below zero, as is left of another, is over.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not _is_timeout(timeout):
+        raise ConfigurationError(f"timeout={timeout!r}: give a number of seconds.")
+
+
+def check_limit(timeout: object) -> None:
+    """Refuse what is neither a time to wait nor None.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if timeout is not None and not _is_timeout(timeout):
+        raise ConfigurationError(f"timeout={timeout!r}: give seconds, or None for no limit.")
+
+
+def _is_timeout(value: object) -> bool:
+    return isinstance(value, int | float) and (value <= sys.float_info.max or value == math.inf)
+
+
 def checked_state(status: object) -> Status:
     """Return where a task is that has not ended.
 
@@ -131,14 +156,16 @@ def checked_state(status: object) -> Status:
     raise ConfigurationError(f"status={status!r} {wrong}. Give {', '.join(words)} or {last}.")
 
 
-def check_task_info(info: object) -> None:
-    """Refuse what is no ``TaskInfo``.
+def check_type(parameter: str, value: object, expected: type) -> None:
+    """Refuse what is of another type.
 
     Raises:
-        ConfigurationError: with its type.
+        ConfigurationError: with the type that it is of.
     """
-    if not isinstance(info, TaskInfo):
-        raise ConfigurationError(f"info= is of type {type(info).__name__}: give a TaskInfo.")
+    if not isinstance(value, expected):
+        raise ConfigurationError(
+            f"{parameter}= is of type {type(value).__name__}: give a {expected.__name__}."
+        )
 
 
 def checked_ttl(ttl: float | timedelta | None) -> timedelta | None:

@@ -6,11 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from taskiq_pg_json.errors import ConfigurationError, NotStartedError, TaskNotFoundError
-from taskiq_pg_json.records import Outcome
+from taskiq_pg_json.records import Outcome, Progress, TaskInfo
 from taskiq_pg_json.schema import Names, Schema, TaskIdType
 from taskiq_pg_json.serializer import as_result_serializer
 from taskiq_pg_json.store.apart import ConnectionsApart
-from taskiq_pg_json.store.arguments import check_task_info, checked_state, checked_ttl
+from taskiq_pg_json.store.arguments import check_type, checked_state, checked_ttl
 from taskiq_pg_json.store.connections import Connections
 from taskiq_pg_json.store.coroutines import coroutine_function
 from taskiq_pg_json.store.endings import Endings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
     from typing_extensions import Self
 
-    from taskiq_pg_json.records import Progress, Status, TaskInfo, TaskRecord
+    from taskiq_pg_json.records import Status, TaskRecord
     from taskiq_pg_json.serializer import ResultSerializer, TaskiqSerializer
     from taskiq_pg_json.store.dsn import Dsn
 
@@ -256,6 +256,7 @@ class ResultStore(Searchable):
 
         Raises:
             InvalidTaskIdError: the id cannot be stored.
+            ConfigurationError: it is no ``Outcome``.
             NotStartedError: before ``startup()``.
             WriteTimeoutError: the server stayed away.
             psycopg.Error: a table or a right is missing, and stayed so for a while.
@@ -278,20 +279,24 @@ class ResultStore(Searchable):
                 it.
         """
         state = checked_state(status)
-        check_task_info(info)
+        check_type("info", info, TaskInfo)
         row = self._rows.state(self._checked_id(task_id), state, info, error)
         await self._writer.states.submit(row)
 
     async def discard_state(self, task_id: str, info: TaskInfo) -> None:
         """Forget an attempt that leaves no result."""
-        check_task_info(info)
+        check_type("info", info, TaskInfo)
         started_at = aware(info.started_at)
         if started_at is not None:
             await self._remover.discards.submit((self._checked_id(task_id), started_at))
 
     @coroutine_function
     def is_ready(self, task_id: str, timeout: float = 0) -> Coroutine[Any, Any, bool]:
-        """Whether the task has ended, after ``timeout`` seconds at most."""
+        """Whether the task has ended, after ``timeout`` seconds at most.
+
+        Raises:
+            ConfigurationError: the timeout is no time.
+        """
         return self._waiter.is_ready(task_id, timeout)
 
     async def delete(self, task_id: str) -> bool:
@@ -303,9 +308,11 @@ class ResultStore(Searchable):
 
         Raises:
             ResultEncodeError: the meta cannot be stored.
+            ConfigurationError: it is no ``Progress``.
             WriteTimeoutError: the server stayed away.
             psycopg.Error: a table or a right is missing.
         """
+        check_type("progress", progress, Progress)
         row = self._rows.progress(self._checked_id(task_id), progress)
         try:
             await self._writer.progress.submit(row)
@@ -351,6 +358,7 @@ class ResultStore(Searchable):
 
         Raises:
             WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
+            ConfigurationError: the timeout is no time.
         """
         ids = listed(task_ids)
         async for _ in self._waiter.ended(ids, timeout):
@@ -364,6 +372,7 @@ class ResultStore(Searchable):
 
         Raises:
             WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
+            ConfigurationError: the timeout is no time.
         """
         async for record in self._waiter.records(listed(task_ids), timeout):
             yield record

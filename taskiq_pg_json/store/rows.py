@@ -167,7 +167,10 @@ class RowEncoder:
         """
         encoded = self._written({"meta": progress.meta}, task_id)
         columns, types, pickled = encoded
-        state = _storable(progress.state) or ""
+        state = progress.state
+        if type(state) is not str:
+            state = "" if state is None else text_of(state)
+        state = _storable(state) or ""
         return ProgressRow(task_id, state, columns["meta"], types, pickled, encoded.size)
 
     def _encode(self, task_id: str, columns: dict[str, object]) -> EncodedRow:

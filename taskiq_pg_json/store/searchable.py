@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, overload
 
+from taskiq_pg_json.store.arguments import check_limit
 from taskiq_pg_json.store.queries import DEFAULT_TIMEOUT, QueryRunner
 from taskiq_pg_json.store.rollup import Rollup
 from taskiq_pg_json.store.search import Searcher, View
@@ -176,8 +177,10 @@ class Searchable:
             which row security may hide results.
 
         Raises:
+            ConfigurationError: the timeout is no time.
             psycopg.errors.InsufficientPrivilege: the role may not write the rollup.
         """
+        check_limit(timeout)
         return await self._rollup.refresh(timeout)
 
     async def failures(

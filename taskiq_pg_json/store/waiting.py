@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from taskiq_pg_json.errors import ConfigurationError, WaitTimeoutError
+from taskiq_pg_json.errors import WaitTimeoutError
+from taskiq_pg_json.store.arguments import check_limit, check_timeout
 from taskiq_pg_json.store.hurry import SlowError, given_up_after
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ class Waiter:
             WaitTimeoutError: some have not ended after ``timeout`` seconds.
             ConfigurationError: the timeout is no time.
         """
-        if not isinstance(timeout, float | int | None):
-            raise ConfigurationError(f"timeout={timeout!r}: give seconds, or None for no limit.")
+        check_limit(timeout)
         pending = dict.fromkeys(map(self._checked_id, task_ids))
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._listener.subscribed(pending) as subscription:
@@ -83,6 +83,8 @@ class Waiter:
     async def is_ready(self, task_id: str, timeout: float) -> bool:
         """Whether the task has ended, after ``timeout`` seconds at most."""
         task_id = self._checked_id(task_id)
+        if timeout != 0:
+            check_timeout(timeout)
         if timeout <= 0:
             return await self._reader.ready.submit(task_id)
         deadline = time.monotonic() + timeout
