@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,7 +11,7 @@ from taskiq_pg_json.serializer.kinds import is_mapped, kind_of
 from taskiq_pg_json.serializer.plan import BUILTINS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable
 
 _T = TypeVar("_T")
 
@@ -59,16 +60,20 @@ class TypeRegistry:
             old_fields: renamed fields, old name to new.
 
         Raises:
-            ConfigurationError: it is no class, the name is taken, one of ``encode`` and ``decode``
-                is missing, the class needs them, or none can take the place of what it has.
+            ConfigurationError: an argument is of the wrong type, the name is taken, one of
+                ``encode`` and ``decode`` is missing, the class needs them, or none can take the
+                place of what it has.
         """
         if not isinstance(cls, type):
             raise ConfigurationError(f"{cls!r} is no class: give the class itself.")
         natural = f"{cls.__module__}:{cls.__qualname__}"
-        if isinstance(old_names, str):
-            raise ConfigurationError(
-                f"{natural}: old_names={old_names!r} is one text: give a list, [{old_names!r}]."
-            )
+        if name is not None and not isinstance(name, str):
+            raise ConfigurationError(f"{natural}: name={name!r}: give a text.")
+        old_names = _checked_names(natural, old_names)
+        old_fields = _checked_fields(natural, old_fields)
+        for parameter, codec in (("encode", encode), ("decode", decode)):
+            if codec is not None and not callable(codec):
+                raise ConfigurationError(f"{natural}: {parameter}={codec!r}: give a function.")
         if cls in BUILTINS:
             raise ConfigurationError(
                 f"{natural} is stored as JSON and comes back as it was: no codec takes the place of"
@@ -85,7 +90,7 @@ class TypeRegistry:
                 if is_mapped(cls)
                 else f"{natural} has no fields that could be stored: give encode= and decode=."
             )
-        entry = Registration(cls, name or natural, encode, decode, dict(old_fields or {}))
+        entry = Registration(cls, name or natural, encode, decode, old_fields)
         names = {entry.name, natural, *old_names}
         for taken in names & self._by_name.keys():
             if self._by_name[taken].cls is not cls:
@@ -110,3 +115,25 @@ class TypeRegistry:
     def of_name(self, name: str) -> Registration | None:
         """The registration that has, or once had, a stored name."""
         return self._by_name.get(name)
+
+
+def _checked_names(cls: str, names: Iterable[str]) -> list[str]:
+    if isinstance(names, str):
+        raise ConfigurationError(
+            f"{cls}: old_names={names!r} is one text: give a list, [{names!r}]."
+        )
+    found = list(names) if isinstance(names, Iterable) else [names]
+    if not all(isinstance(name, str) for name in found):
+        raise ConfigurationError(f"{cls}: old_names={names!r}: give a list of names, as text.")
+    return found
+
+
+def _checked_fields(cls: str, fields: Mapping[str, str] | None) -> dict[str, str]:
+    found = {} if fields is None else fields
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) for name in (*found, *found.values())
+    ):
+        raise ConfigurationError(
+            f"{cls}: old_fields={fields!r}: give a dict of names, the old one to the new one."
+        )
+    return dict(found)

@@ -221,6 +221,35 @@ def test_one_old_name_that_is_no_list_is_refused():
         TypeRegistry().register(samples.Invoice, old_names="shop:Bill")
 
 
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("name", 5),
+        ("name", b"shop:Bill"),
+        ("old_names", 5),
+        ("old_names", [5]),
+        ("old_fields", 5),
+        ("old_fields", ["a"]),
+        ("old_fields", ["ab"]),
+        ("old_fields", {"a": 5}),
+        ("encode", 5),
+        ("decode", 6),
+    ],
+)
+def test_an_argument_that_no_class_can_be_registered_with_is_refused(argument, value):
+    registry = TypeRegistry()
+    codec = {"encode": str, "decode": int} if argument in ("encode", "decode") else {}
+    with pytest.raises(ConfigurationError, match=rf"samples:Invoice.*{argument}=.*: give"):
+        registry.register(samples.Invoice, **{**codec, argument: value})
+    assert registry.of_class(samples.Invoice) is None
+
+
+def test_names_may_be_given_by_anything_that_yields_them():
+    registry = TypeRegistry()
+    registry.register(samples.Invoice, old_names=(name for name in ["shop:Bill", "shop:Note"]))
+    assert registry.of_name("shop:Note").cls is samples.Invoice
+
+
 def test_the_first_value_of_a_type_that_is_pickled_warns_with_its_path():
     serializer = JsonSerializer()
     with pytest.warns(PickledValueWarning, match=r"return_value\.rows\[1\]\.x: a samples\.Opaque"):
