@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
@@ -17,7 +18,12 @@ from pydantic_core import SchemaSerializer, core_schema
 
 from taskiq_pg_json.errors import ConfigurationError, ResultDecodeError, ResultEncodeError
 from taskiq_pg_json.serializer.cycles import is_deeper
-from taskiq_pg_json.serializer.exceptions.printable import full_name, message_of, short_repr
+from taskiq_pg_json.serializer.exceptions.printable import (
+    full_name,
+    message_of,
+    printable,
+    short_repr,
+)
 from taskiq_pg_json.serializer.frames import pack, unpack, writer_of
 from taskiq_pg_json.serializer.json_serializer import JsonSerializer
 from taskiq_pg_json.serializer.probing import drops_fields, is_taskiqs, keeps_objects, writes_json
@@ -64,7 +70,8 @@ def as_result_serializer(serializer: object | None) -> ResultSerializer:
             such as ``ORJSONSerializer()``.
 
     Raises:
-        ConfigurationError: it is none of these.
+        ConfigurationError: it is none of these, has a method that is async, or a name that the
+            rows cannot have.
     """
     if serializer is None:
         return JsonSerializer()
@@ -72,16 +79,37 @@ def as_result_serializer(serializer: object | None) -> ResultSerializer:
         name = serializer.__qualname__
         raise ConfigurationError(f"serializer={name} is a class: give an instance, {name}().")
     if isinstance(serializer, ResultSerializer):
+        _check_not_async(serializer, "encode", "decode")
+        _check_name(serializer)
         return serializer
     if callable(getattr(serializer, "dumpb", None)) and callable(
         getattr(serializer, "loadb", None)
     ):
+        _check_not_async(serializer, "dumpb", "loadb")
         return TaskiqSerializerAdapter(cast("TaskiqSerializer", serializer))
     raise ConfigurationError(
         f"serializer={short_repr(serializer)} cannot serialize results: give None for JSON, a"
         " JsonSerializer(), an object with encode() and decode() (ResultSerializer), or one of"
         " taskiq's serializers, which have dumpb() and loadb()."
     )
+
+
+def _check_not_async(serializer: object, *methods: str) -> None:
+    for method in methods:
+        if iscoroutinefunction(getattr(serializer, method)):
+            raise ConfigurationError(
+                f"serializer={short_repr(serializer)}: its {method}() is async, and nobody would"
+                " wait for it: make it one that is not."
+            )
+
+
+def _check_name(serializer: ResultSerializer) -> None:
+    name: object = serializer.name
+    if not isinstance(name, str) or printable(name) != name:
+        raise ConfigurationError(
+            f"serializer={short_repr(serializer)}: its name is {short_repr(name)}: give it one of"
+            " text, without NUL or surrogates, as each row keeps it."
+        )
 
 
 class TaskiqSerializerAdapter:

@@ -173,6 +173,45 @@ def test_anything_else_is_refused_with_the_way_out(wrong):
         as_result_serializer(wrong)
 
 
+class Waited:
+    """A serializer whose methods would have to be awaited."""
+
+    name = "waited"
+
+    async def encode(self, columns, *, task_id):
+        """Never is."""
+
+    decode = encode
+
+
+class HalfWaited(Waited):
+    def encode(self, columns, *, task_id):
+        """Is not waited for."""
+
+
+class WaitedTaskiq(RefusesEverything):
+    async def loadb(self, _value):
+        """Never is."""
+
+
+@pytest.mark.parametrize(
+    ("serializer", "method"),
+    [(Waited(), "encode"), (HalfWaited(), "decode"), (WaitedTaskiq(), "loadb")],
+    ids=named,
+)
+def test_methods_that_would_have_to_be_awaited_are_refused(serializer, method):
+    with pytest.raises(ConfigurationError, match=rf"{method}\(\) is async"):
+        as_result_serializer(serializer)
+
+
+@pytest.mark.parametrize("wrong", [5, None, b"json", "a\0", "\ud800"])
+def test_a_name_that_no_column_holds_is_refused(wrong):
+    serializer = JsonSerializer()
+    serializer.name = wrong
+    with pytest.raises(ConfigurationError, match="name"):
+        as_result_serializer(serializer)
+
+
 @pytest.mark.parametrize("cls", [ORJSONSerializer, JsonSerializer])
 def test_a_class_instead_of_an_instance_is_refused(cls):
     with pytest.raises(ConfigurationError, match=rf"{cls.__name__}\(\)"):
