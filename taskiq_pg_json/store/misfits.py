@@ -7,7 +7,7 @@ no slip there may cost a task its end.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
@@ -103,12 +103,15 @@ def usable_info(task_id: str, info: TaskInfo) -> TaskInfo:
     return replace(info, **nothing)
 
 
-def check_row(row: object, columns: Mapping[str, object], task_id: str) -> None:
-    """Refuse what a serializer gave for the columns where the server could not be given it.
+def checked_row(
+    encode: Callable[..., EncodedRow], columns: Mapping[str, object], *, task_id: str
+) -> EncodedRow:
+    """What a serializer gives for the columns, where the server can be given it.
 
     Raises:
         ResultEncodeError: it is no row, or holds something else than bytes.
     """
+    row = encode(columns, task_id=task_id)
     if not isinstance(row, EncodedRow) or not isinstance(row.columns, Mapping):
         path, wrong = "meta" if "meta" in columns else "return_value", row
     else:
@@ -116,7 +119,7 @@ def check_row(row: object, columns: Mapping[str, object], task_id: str) -> None:
         given = {**row.columns, **{name: data for name, data in beside.items() if data is not None}}
         odd = {name: data for name, data in given.items() if not isinstance(data, bytes)}
         if not odd:
-            return
+            return row
         path, wrong = next(iter(odd.items()))
     name = full_name(type(wrong))
     raise ResultEncodeError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from taskiq_pg_json.errors import ResultEncodeError
@@ -17,7 +18,7 @@ from taskiq_pg_json.serializer.jsontext import dumps
 from taskiq_pg_json.serializer.nodes import VERSION
 from taskiq_pg_json.serializer.protocol import EncodedRow
 from taskiq_pg_json.store.misfits import (
-    check_row,
+    checked_row,
     exception_of,
     seconds_of,
     text_of,
@@ -80,9 +81,9 @@ class RowEncoder:
     """Encodes what is written through the store's serializer."""
 
     def __init__(self, serializer: ResultSerializer) -> None:
-        self._write = serializer.encode
         encode = getattr(serializer.encode, "__func__", None)
-        self._is_ours = encode in {JsonSerializer.encode, TaskiqSerializerAdapter.encode}
+        is_ours = encode in {JsonSerializer.encode, TaskiqSerializerAdapter.encode}
+        self._write = serializer.encode if is_ours else partial(checked_row, serializer.encode)
         self._reads_sidecars = isinstance(serializer, JsonSerializer | TaskiqSerializerAdapter)
 
     def result(self, task_id: str, outcome: Outcome) -> tuple[ResultRow, ResultEncodeError | None]:
@@ -165,7 +166,7 @@ class RowEncoder:
         Raises:
             ResultEncodeError: the meta cannot be stored.
         """
-        encoded = self._written({"meta": progress.meta}, task_id)
+        encoded = self._write({"meta": progress.meta}, task_id=task_id)
         columns, types, pickled = encoded
         state = progress.state
         if type(state) is not str:
@@ -176,7 +177,7 @@ class RowEncoder:
     def _encode(self, task_id: str, columns: dict[str, object]) -> EncodedRow:
         """Encode; what is only beside the result is left out rather than fail the row."""
         try:
-            return self._written(columns, task_id)
+            return self._write(columns, task_id=task_id)
         except ResultEncodeError as error:
             column = error.path.partition(".")[0].partition("[")[0]
             if column not in _SIDE_COLUMNS or column not in columns:
@@ -184,12 +185,6 @@ class RowEncoder:
             logger.warning("The %s of task %s are not stored: %s", column, task_id, error)
         rest = {name: value for name, value in columns.items() if name != column}
         return self._encode(task_id, rest)
-
-    def _written(self, columns: dict[str, object], task_id: str) -> EncodedRow:
-        row = self._write(columns, task_id=task_id)
-        if not self._is_ours:
-            check_row(row, columns, task_id)
-        return row
 
 
 def _row(
@@ -243,10 +238,10 @@ def _add_call(columns: dict[str, object], info: TaskInfo) -> None:
 
 
 def _seconds(outcome: Outcome) -> float:
-    info = outcome.info
+    info, seconds = outcome.info, outcome.execution_time
     if info is not None and info.execution_time is not None:
-        return seconds_of(info.execution_time)
-    return seconds_of(outcome.execution_time)
+        seconds = info.execution_time
+    return seconds if type(seconds) is float else seconds_of(seconds)
 
 
 def _has_call(outcome: Outcome) -> bool:
