@@ -132,13 +132,16 @@ def schema_name(admin):
 
 @pytest.fixture
 def refusing(admin, table_name):
-    """Has the server refuse rows for the time of a block: ``async with refusing(code)``."""
+    """Has the server refuse rows for the time of a block: ``async with refusing(code)``.
+
+    Those of the results, or ``of="_progress"``.
+    """
 
     @asynccontextmanager
-    async def refuse(code, condition="true"):
+    async def refuse(code, condition="true", of=""):
         names = {
-            "name": sql.Identifier(f"{table_name}_refuse"),
-            "table": sql.Identifier(table_name),
+            "name": sql.Identifier(f"{table_name}{of}_refuse"),
+            "table": sql.Identifier(f"{table_name}{of}"),
         }
         admin.execute(
             sql.SQL(_REFUSE).format(code=sql.Literal(code), condition=sql.SQL(condition), **names)

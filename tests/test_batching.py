@@ -82,7 +82,7 @@ def make_batcher(server, **options):
         flush_again=server.flush_again,
         key=lambda item: item.key,
         size=lambda item: item.size,
-        rejects=(RejectedError,),
+        rejects=lambda error: isinstance(error, RejectedError),
         **options,
     )
 
@@ -334,6 +334,9 @@ async def test_an_item_that_is_set_apart_fails_alone_with_its_error(count):
 
 
 async def test_an_error_that_no_item_is_to_blame_for_is_that_of_its_part_alone():
+    def is_value_error(error):
+        return isinstance(error, ValueError)
+
     async def flush(items):
         await turns(1)
         numbers = {item.number for item in items}
@@ -343,7 +346,7 @@ async def test_an_error_that_no_item_is_to_blame_for_is_that_of_its_part_alone()
             raise LookupError("not its fault")
         return [item.number for item in items]
 
-    batcher = MicroBatcher(flush, key=lambda item: item.key, rejects=(ValueError,))
+    batcher = MicroBatcher(flush, key=lambda item: item.key, rejects=is_value_error)
     items = [Item(number, key=str(number)) for number in range(100, 108)]
     items.insert(4, Item(3, key="3"))
     ended = await asyncio.gather(*map(batcher.submit, items), return_exceptions=True)

@@ -10,7 +10,14 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from road import rows_in
 
-from taskiq_pg_json import Outcome, Progress, ResultEncodeError, ResultStore, Status, TaskInfo
+from taskiq_pg_json import (
+    Outcome,
+    Progress,
+    ResultEncodeError,
+    ResultStore,
+    Status,
+    TaskInfo,
+)
 from taskiq_pg_json.store import writes
 
 SECOND = timedelta(seconds=1)
@@ -18,6 +25,8 @@ KILL_WRITERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND query LIKE %s
 """
+# What a trigger may raise: with codes of its own, of PL/pgSQL's, and of others.
+CODES = ["P0001", "P0002", "P0004", "SH001", "45000", "42883", "0A000", "55000", "2F003", "38000"]
 
 
 @pytest.fixture
@@ -99,25 +108,62 @@ async def test_a_row_that_the_server_refuses_fails_alone(store, admin, table_nam
     ]
 
 
-async def test_a_row_that_a_trigger_refuses_fails_alone(store, admin, table_name):
-    admin.execute(
-        f"""
-        CREATE FUNCTION {table_name}_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            IF NEW.return_value = '7' THEN RAISE EXCEPTION 'no sevens here'; END IF;
-            RETURN NEW;
-        END $$;
-        CREATE TRIGGER refuse BEFORE INSERT ON {table_name}
-        FOR EACH ROW EXECUTE FUNCTION {table_name}_refuse();
-        """
-    )
+@pytest.mark.parametrize("code", CODES)
+async def test_a_row_that_a_trigger_refuses_fails_alone(store, refusing, code):
     ids = new_ids(20)
-    await asyncio.gather(*(store.set_result(id_, Outcome(n)) for n, id_ in enumerate(ids)))
+    async with refusing(code, "NEW.return_value = '7'"):
+        await asyncio.gather(*(store.set_result(id_, Outcome(n)) for n, id_ in enumerate(ids)))
     records = await store.get_many(ids)
     failed = [number for number, id_ in enumerate(ids) if records[id_].status is Status.FAILURE]
     assert failed == [7]
-    assert "no sevens here" in str(records[ids[7]].error)
-    admin.execute(f"DROP FUNCTION {table_name}_refuse CASCADE")
+    assert "not now" in str(records[ids[7]].error)
+
+
+async def test_a_call_that_a_trigger_refuses_is_no_reason_to_lose_a_result(store, refusing):
+    info = TaskInfo("shop:pay", ["no"], {})
+    async with refusing("SH001", "NEW.args IS NOT NULL"):
+        await store.set_result("id", Outcome({"paid": 1}, info=info))
+    record = await store.get("id")
+    assert (record.status, record.return_value) == (Status.SUCCESS, {"paid": 1})
+
+
+async def test_a_state_that_a_trigger_refuses_fails_alone(store, refusing):
+    ids = new_ids(20)
+    names = ["bad" if number == 7 else "good" for number in range(20)]
+    infos = dict(zip(ids, map(TaskInfo, names), strict=True))
+    async with refusing("SH001", "NEW.task_name = 'bad'"):
+        recorded = await asyncio.gather(
+            *(store.record_state(id_, Status.QUEUED, info) for id_, info in infos.items()),
+            return_exceptions=True,
+        )
+    assert getattr(recorded.pop(7), "sqlstate", None) == "SH001"
+    assert recorded == [None] * 19
+    assert set(await store.get_many(ids)) == {*ids} - {ids[7]}
+
+
+async def test_a_progress_that_a_trigger_refuses_fails_alone(store, refusing):
+    states = ["bad" if number == 7 else "good" for number in range(20)]
+    async with refusing("SH001", "NEW.state = 'bad'", of="_progress"):
+        reported = await asyncio.gather(
+            *(store.set_progress(str(n), Progress(state)) for n, state in enumerate(states)),
+            return_exceptions=True,
+        )
+    refused = reported.pop(7)
+    assert isinstance(refused, ResultEncodeError)
+    assert "not now" in str(refused)
+    assert reported == [None] * 19
+
+
+async def test_a_deletion_that_is_refused_fails_alone(store, admin, table_name):
+    ids = new_ids(20)
+    await asyncio.gather(*(store.set_result(id_, Outcome(1)) for id_ in ids))
+    admin.execute(f"CREATE TABLE {table_name}_kept (id varchar REFERENCES {table_name})")
+    admin.execute(f"INSERT INTO {table_name}_kept VALUES (%s)", [ids[7]])
+    deleted = await asyncio.gather(*map(store.delete, ids), return_exceptions=True)
+    admin.execute(f"DROP TABLE {table_name}_kept")
+    assert isinstance(deleted.pop(7), psycopg.errors.ForeignKeyViolation)
+    assert deleted == [True] * 19
+    assert set(await store.get_many(ids)) == {ids[7]}
 
 
 @pytest.mark.parametrize("column", ["args", "kwargs", "labels", "log"])

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -45,7 +45,7 @@ class Batch(Generic[ItemT, ResultT]):
         self.pause = _FIRST_PAUSE
 
     def settle(
-        self, results: Sequence[ResultT | Exception], rejects: tuple[type[Exception], ...]
+        self, results: Sequence[ResultT | Exception], rejects: Callable[[Exception], bool]
     ) -> Batch[ItemT, ResultT] | None:
         """Answer everybody but those who leave for another batch, which is returned.
 
@@ -59,7 +59,7 @@ class Batch(Generic[ItemT, ResultT]):
                     future.set_result(result)
             elif isinstance(result, PutOffError):
                 is_all = False
-            elif is_all or not isinstance(result, rejects):
+            elif is_all or not rejects(result):
                 resolve(future, result)
         if is_all:
             return None
@@ -67,7 +67,7 @@ class Batch(Generic[ItemT, ResultT]):
         return again if again.entries else None
 
     def _taken_again(
-        self, results: dict[Hashable, ResultT | Exception], rejects: tuple[type[Exception], ...]
+        self, results: dict[Hashable, ResultT | Exception], rejects: Callable[[Exception], bool]
     ) -> Batch[ItemT, ResultT]:
         """Take out what is flushed again, and answer those others for whom an item stood."""
         again: Batch[ItemT, ResultT] = Batch()
@@ -79,7 +79,7 @@ class Batch(Generic[ItemT, ResultT]):
             result = results[key]
             if key in again.entries:
                 again.superseded.append((key, entry))
-            elif isinstance(result, rejects) and not entry[1].done():
+            elif isinstance(result, Exception) and rejects(result) and not entry[1].done():
                 _, future = self.entries.pop(key)
                 again.entries[key] = entry
                 again.rejected.append((key, future, result))

@@ -25,6 +25,10 @@ def later(_earlier: ItemT, item: ItemT) -> ItemT:
     return item
 
 
+def _never(_error: Exception) -> bool:
+    return False
+
+
 class MicroBatcher(Generic[ItemT, ResultT]):
     """Gathers concurrent calls into batches, with no timer and no delay for a single caller.
 
@@ -42,7 +46,8 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             where nothing ever is.
         key: what an item is about, such as its task id.
         size: an item's weight in bytes.
-        rejects: the errors that one bad item causes; the batch is then halved until it is alone.
+        rejects: whether an error may be that of one bad item; the batch is then halved until it is
+            alone.
         choose: which of two items of a key, an earlier and a later one, makes the other superfluous
             in a batch; None where neither does.
         max_rows: items in one batch.
@@ -60,7 +65,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         flush_again: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]]
         | None = None,
         size: Callable[[ItemT], int] | None = None,
-        rejects: tuple[type[Exception], ...] = (),
+        rejects: Callable[[Exception], bool] = _never,
         choose: Callable[[ItemT, ItemT], ItemT] | None = later,
         max_rows: int = 500,
         max_bytes: int = 1 << 20,
@@ -103,7 +108,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
         Raises:
             NotStartedError: after ``close()``, or in another event loop.
-            Exception: what the flush raised, for this item alone where it is one of ``rejects``.
+            Exception: what the flush raised, for this item alone where it may be its own.
         """
         loop = asyncio.get_running_loop()
         if self._closed or loop is not self._loop:
@@ -381,7 +386,9 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         """
         try:
             return await flush(items)
-        except self._rejects as error:
+        except Exception as error:
+            if not self._rejects(error):
+                raise
             if len(items) == 1:
                 return [error]
         middle = len(items) // 2

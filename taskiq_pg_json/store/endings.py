@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taskiq_pg_json.errors import NotStartedError
 from taskiq_pg_json.store.refused import lost_result, refused_result
+from taskiq_pg_json.store.retrying import is_refusal
 from taskiq_pg_json.store.rows import bare_outcome, is_more_than_result
-from taskiq_pg_json.store.writes import REFUSALS, check_size
+from taskiq_pg_json.store.writes import check_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,8 +71,10 @@ class Endings:
         try:
             check_size(row)
             await self.writer.results.submit(row)
-        except (NotStartedError, *REFUSALS) as exc:
-            reason: Exception = exc
+        except Exception as exc:
+            if not (is_refusal(exc) or isinstance(exc, NotStartedError)):
+                raise
+            reason = exc
         else:
             if unstorable is not None:
                 _log_failure(row, unstorable)
@@ -121,13 +123,9 @@ class Endings:
     async def _store_with(
         self, writer: Writer, row: ResultRow, bare: Outcome, unstorable: ResultEncodeError | None
     ) -> None:
-        try:
-            await _store(writer.results, row, unstorable)
-        except REFUSALS as error:
-            reason = error
-        else:
-            return
-        await self._store_less(writer, row, bare, reason)
+        reason = await _refusal(writer.results, row, unstorable)
+        if reason is not None:
+            await self._store_less(writer, row, bare, reason)
 
     async def _store_less(
         self, writer: Writer, row: ResultRow, bare: Outcome, reason: Exception
@@ -135,28 +133,36 @@ class Endings:
         """Store what the server takes of a result that it has refused."""
         batcher, task_id = writer.lesser_results, row.task_id
         if is_more_than_result(row):
-            with suppress(*REFUSALS):
-                await _store(batcher, *self._rows.result(task_id, bare))
+            without_call = self._rows.result(task_id, bare)
+            if await _refusal(batcher, *without_call) is None:
                 logger.warning("Task %s is stored without its call: %s", task_id, reason)
                 return
         refused = refused_result(task_id, bare, reason)
-        with suppress(*REFUSALS):
-            await _store(batcher, self._rows.failure(task_id, bare, refused), refused)
+        failure = self._rows.failure(task_id, bare, refused)
+        if await _refusal(batcher, failure, refused) is None:
             return
-        try:  # the fault may be the serializer's
-            await _store(batcher, self._rows.plain_failure(task_id, bare, refused), refused)
-        except REFUSALS as error:
-            logger.error("%s", lost_result(task_id, error))  # noqa: TRY400 - whoever asked has it
-            raise
+        # The fault may be the serializer's.
+        failure = self._rows.plain_failure(task_id, bare, refused)
+        error = await _refusal(batcher, failure, refused)
+        if error is not None:
+            logger.error("%s", lost_result(task_id, error))
+            raise error
 
 
-async def _store(
+async def _refusal(
     batcher: MicroBatcher[ResultRow, None], row: ResultRow, failure: ResultEncodeError | None
-) -> None:
-    check_size(row)
-    await batcher.submit(row)
+) -> Exception | None:
+    """Store a row, which may tell of a failure; return the error with which it is refused."""
+    try:
+        check_size(row)
+        await batcher.submit(row)
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        return error
     if failure is not None:
         _log_failure(row, failure)
+    return None
 
 
 def _log_failure(row: ResultRow, failure: ResultEncodeError) -> None:

@@ -22,7 +22,7 @@ from taskiq_pg_json.store.rows import RowEncoder, aware
 from taskiq_pg_json.store.searchable import Searchable
 from taskiq_pg_json.store.task_ids import checked_task_id, checked_uuid, listed
 from taskiq_pg_json.store.waiting import Waiter
-from taskiq_pg_json.store.writes import ROW_ERRORS, Writer
+from taskiq_pg_json.store.writes import Writer, is_row_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
@@ -316,7 +316,9 @@ class ResultStore(Searchable):
         row = self._rows.progress(self._checked_id(task_id), progress)
         try:
             await self._writer.progress.submit(row)
-        except ROW_ERRORS as error:
+        except Exception as error:
+            if not is_row_error(error):
+                raise
             raise refused_progress(task_id, progress, error) from error
 
     async def get_progress(self, task_id: str) -> Progress | None:

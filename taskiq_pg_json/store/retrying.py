@@ -173,6 +173,16 @@ def _is_hopeless(message: str) -> bool:
     return all(map(_NEVER.search, attempts or [message]))
 
 
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether what was sent was refused, and not the connection lost: perhaps for one row's sake.
+
+    Of an error that is not tried again, or no more. Any code may be that of a user's trigger.
+    """
+    if isinstance(error, psycopg.Error) and error.sqlstate is not None:
+        return not is_loss(error)
+    return isinstance(error, psycopg.DataError | UnicodeEncodeError)  # it was not even sent
+
+
 def is_loss(error: psycopg.Error) -> bool:
     """Whether a connection was lost, so that the others are suspect."""
     if isinstance(error, PoolTimeout):

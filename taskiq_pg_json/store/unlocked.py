@@ -12,6 +12,7 @@ from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.batch import ItemT, PutOffError, ResultT
 from taskiq_pg_json.store.batching import MicroBatcher, later
 from taskiq_pg_json.store.hurry import SlowError
+from taskiq_pg_json.store.retrying import is_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -24,9 +25,6 @@ LOCK_LIMIT: dict[str, object] = {"lock_limit": "100"}
 
 CANCELED = frozenset({QueryCanceled.sqlstate or ""})
 """The SQLSTATE of a statement that took longer than its session allows."""
-
-LIMIT_ERRORS = (LockNotAvailable, QueryCanceled)
-"""What a batch fails with that is too large, or has one row that somebody has locked."""
 
 _SLOW = 2.0
 """Seconds after which a statement is given up that does not say whether it waits for a row."""
@@ -49,7 +47,6 @@ def unlocked_batcher(
     lanes: int,
     table: str = "results",
     size: Callable[[ItemT], int] | None = None,
-    rejects: tuple[type[Exception], ...] = (),
     choose: Callable[[ItemT, ItemT], ItemT] | None = later,
 ) -> MicroBatcher[ItemT, ResultT]:
     """Return a batcher of writes, none of which waits long for a row that somebody has locked.
@@ -62,7 +59,6 @@ def unlocked_batcher(
         lanes: as all that follow, those of ``MicroBatcher``.
         table: ``"results"`` or ``"progress"``.
         size: an item's weight in bytes.
-        rejects: the errors that one bad item causes, beside those of limits.
         choose: which of two items of a task stands for both.
     """
     unlocked: Unlocked[ItemT, ResultT] = Unlocked(
@@ -77,7 +73,7 @@ def unlocked_batcher(
         flush_again=unlocked.flush_again,
         key=key,
         size=size,
-        rejects=rejects + LIMIT_ERRORS,
+        rejects=is_refusal,  # a limit too: the batch is too large, or one row is locked
         choose=choose,
         lanes=lanes,
     )

@@ -13,7 +13,7 @@ from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import Announcer
 from taskiq_pg_json.store.batching import later
 from taskiq_pg_json.store.channels import Channels
-from taskiq_pg_json.store.retrying import NEVER, NO_WRITES
+from taskiq_pg_json.store.retrying import NEVER, NO_WRITES, is_refusal
 from taskiq_pg_json.store.statements import BatchStatement, RowT
 from taskiq_pg_json.store.unlocked import CANCELED, LOCK_LIMIT, unlocked_batcher
 
@@ -30,17 +30,6 @@ if TYPE_CHECKING:
     ]
     """Writes a batch of rows: in how many seconds, or carefully, as ``Unlocked`` says it."""
 
-ROW_ERRORS = (
-    psycopg.DataError,
-    psycopg.IntegrityError,
-    psycopg.errors.ProgramLimitExceeded,
-    psycopg.errors.StatementTooComplex,  # nested deeper than the server's stack
-    psycopg.errors.InternalError_,  # "invalid memory alloc request size"
-    psycopg.errors.RaiseException,  # of a trigger
-    UnicodeEncodeError,
-)
-"""What one bad row makes a whole batch fail with."""
-
 _SUSPECTED = (
     psycopg.errors.InsufficientPrivilege,  # of row-level security too
     psycopg.errors.OutOfMemory,
@@ -52,9 +41,6 @@ _SUSPECTED = (
 _OUT_OF_MEMORY = psycopg.errors.OutOfMemory.sqlstate or ""
 _WAIT_FOR_TABLE = {error.sqlstate or "": 5.0 for error in _SUSPECTED}  # seconds
 _WAIT_TOGETHER = dict.fromkeys(CANCELED, 0.5)  # seconds
-
-REFUSALS = ROW_ERRORS + _SUSPECTED
-"""What a row that cannot be written fails with."""
 
 _MAX_ROW_BYTES = 1_000_000_000
 """PostgreSQL ends the connection over a message of more than 1 GiB."""
@@ -80,6 +66,11 @@ def later_attempt(earlier: ResultRow, row: ResultRow) -> ResultRow:
         return row
     tolerance = _NONE if row.worker == earlier.worker else CLOCKS_DIFFER_BY
     return earlier if begun < began - tolerance else row
+
+
+def is_row_error(error: Exception) -> bool:
+    """Whether an error of a row that was written alone is its own, and not the table's."""
+    return is_refusal(error) and not isinstance(error, _SUSPECTED)
 
 
 def check_size(row: ResultRow) -> None:
@@ -159,7 +150,6 @@ class Writer:
             lanes=lanes,
             table=table,
             size=_size,
-            rejects=REFUSALS,
             choose=choose,
         )
 
