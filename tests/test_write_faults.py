@@ -17,8 +17,9 @@ from taskiq_pg_json import (
     ResultStore,
     Status,
     TaskInfo,
+    WriteTimeoutError,
 )
-from taskiq_pg_json.store import writes
+from taskiq_pg_json.store import saving, writes
 
 SECOND = timedelta(seconds=1)
 KILL_WRITERS = """
@@ -400,6 +401,63 @@ async def test_a_batch_that_is_too_large_for_the_session_s_limit_is_halved(
             storing = [store.set_result(id_, Outcome(id_)) for id_ in ids]
             await asyncio.wait_for(asyncio.gather(*storing), 20)
         assert await store.count() == 300
+
+
+@pytest.fixture
+async def impatient(dsn, made_table, monkeypatch):
+    monkeypatch.setattr(saving, "_LEAST", 10.0)
+    async with ResultStore(dsn, table_name=made_table, write_timeout=0.5) as store:
+        yield store
+
+
+@pytest.mark.parametrize("code", ["25006", "40001", "53100"])
+async def test_a_row_that_is_refused_as_a_server_in_need_does_fails_alone(
+    impatient, refusing, code
+):
+    ids = new_ids(20)
+    values = ["bad" if number == 7 else number for number in range(20)]
+    outcomes = dict(zip(ids, map(Outcome, values), strict=True))
+    waiting = asyncio.create_task(impatient.wait(ids[:7] + ids[8:]))
+    async with refusing(code, BAD):
+        stored = await asyncio.gather(
+            *(impatient.set_result(id_, outcome) for id_, outcome in outcomes.items()),
+            return_exceptions=True,
+        )
+    assert isinstance(stored.pop(7), WriteTimeoutError)
+    assert stored == [None] * 19
+    records = await asyncio.wait_for(waiting, 10)
+    assert [record.return_value for record in records.values()] == values[:7] + values[8:]
+
+
+async def test_a_state_and_a_progress_that_are_refused_so_fail_alone(impatient, refusing):
+    kinds = ["bad" if number == 7 else "good" for number in range(20)]
+    async with (
+        refusing("40001", "NEW.task_name = 'bad'"),
+        refusing("40001", "NEW.state = 'bad'", of="_progress"),
+    ):
+        for write in (
+            lambda id_, kind: impatient.record_state(id_, Status.QUEUED, TaskInfo(kind)),
+            lambda id_, kind: impatient.set_progress(id_, Progress(kind)),
+        ):
+            written = await asyncio.gather(
+                *(write(str(number), kind) for number, kind in enumerate(kinds)),
+                return_exceptions=True,
+            )
+            assert isinstance(written.pop(7), WriteTimeoutError)
+            assert written == [None] * 19
+
+
+async def test_a_server_that_stays_in_need_is_an_error_of_all_after_the_write_timeout(
+    dsn, made_table, refusing
+):
+    async with (
+        ResultStore(dsn, table_name=made_table, write_timeout=0.5) as store,
+        refusing("40001"),
+    ):
+        storing = [store.set_result(id_, Outcome(1)) for id_ in new_ids(500)]
+        stored = await asyncio.wait_for(asyncio.gather(*storing, return_exceptions=True), 20)
+    assert {type(error) for error in stored} == {WriteTimeoutError}
+    assert all("or did not do it, for 0.5 s" in str(error) for error in stored)
 
 
 def attempt(seconds, worker="one"):

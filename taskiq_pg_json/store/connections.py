@@ -213,17 +213,19 @@ class Connections:
         also: Collection[str] = LIMITS,
         briefly: Mapping[str, float] = NEVER,
         slow_after: float | None = None,
+        retry_for: float | None = None,
     ) -> list[Any]:
         """Run one statement that may run twice, and return its rows as tuples.
 
         A time limit of the session's is none of its caller's: it is tried again like a lost one.
-        ``also`` are the SQLSTATEs of all that is, ``briefly`` of what is for so many seconds.
+        ``also`` are the SQLSTATEs of all that is, ``briefly`` of what is for so many seconds;
+        ``retry_for`` is in place of the store's own.
 
         Raises:
             SlowError: it was given up after ``slow_after`` seconds.
         """
         attempt = partial(self._execute, statement, values, prepare, slow_after)
-        return await self._retry(attempt, also, briefly)
+        return await self._retry(attempt, also, briefly, retry_for)
 
     async def _execute(
         self,
@@ -329,9 +331,11 @@ class Connections:
         attempt: Callable[[], Awaitable[ResultT]],
         also: Collection[str] = (),
         briefly: Mapping[str, float] = NEVER,
+        retry_for: float | None = None,
     ) -> ResultT:
+        seconds = self.retry_for if retry_for is None else retry_for
         return await retry(
-            attempt, seconds=self.retry_for, recover=self._recover, also=also, briefly=briefly
+            attempt, seconds=seconds, recover=self._recover, also=also, briefly=briefly
         )
 
     async def _recover(self, error: psycopg.Error) -> None:

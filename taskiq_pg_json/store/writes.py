@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 import psycopg
 
+from taskiq_pg_json.errors import WriteTimeoutError
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.announce import Announcer
 from taskiq_pg_json.store.batching import later
 from taskiq_pg_json.store.channels import Channels
 from taskiq_pg_json.store.retrying import NEVER, NO_WRITES, is_refusal
+from taskiq_pg_json.store.saving import may_be_one_row_s, save
 from taskiq_pg_json.store.statements import BatchStatement, RowT
 from taskiq_pg_json.store.unlocked import CANCELED, LOCK_LIMIT, unlocked_batcher
 
@@ -98,22 +101,28 @@ class Writer:
     ) -> None:
         self._connections = connections
         self._names = names
-        self._finish = _WriteStatement(names, "finish")
-        self._record_state = _WriteStatement(names, "record_state")
-        self._set_progress = _WriteStatement(names, "set_progress")
+        shared = {"serializer": serializer_name, "ttl": ttl, **LOCK_LIMIT}
+        finishing = {**shared, "clocks_differ_by": CLOCKS_DIFFER_BY}
+        self._finish = _WriteStatement(names, "finish", finishing, "ended")
+        self._record_state = _WriteStatement(names, "record_state", shared)
+        self._set_progress = _WriteStatement(names, "set_progress", LOCK_LIMIT, "progressed")
         channels = Channels(connections, names)
         self._announcers = {
             event: Announcer(connections, names.statement(queries()["notify"]), channels, event)
             for event in (("ended", "progressed") if notify else ())
         }
-        self._shared = {"serializer": serializer_name, "ttl": ttl, **LOCK_LIMIT}
-        self._finishing = {**self._shared, "clocks_differ_by": CLOCKS_DIFFER_BY}
-        self.results = self._batcher(self._flush_results, lanes=lanes, choose=later_attempt)
-        self.lesser_results = self._batcher(
-            self._flush_lesser_results, lanes=1, choose=later_attempt
+        self.results = self._batcher(
+            self._finish, self._flush_results, lanes=lanes, choose=later_attempt
         )
-        self.states = self._batcher(self._flush_states, lanes=lanes, choose=None)
-        self.progress = self._batcher(self._flush_progress, lanes=lanes, table="progress")
+        self.lesser_results = self._batcher(
+            self._finish, self._flush_lesser_results, lanes=1, choose=later_attempt
+        )
+        self.states = self._batcher(
+            self._record_state, self._flush_states, lanes=lanes, choose=None
+        )
+        self.progress = self._batcher(
+            self._set_progress, self._flush_progress, lanes=lanes, table="progress"
+        )
 
     async def close(self, patience: float) -> None:
         """Flush all that was accepted; give up what gets no further for so many seconds."""
@@ -136,6 +145,7 @@ class Writer:
 
     def _batcher(
         self,
+        statement: _WriteStatement,
         flush: _Flush[RowT],
         *,
         lanes: int,
@@ -145,13 +155,39 @@ class Writer:
         return unlocked_batcher(
             self._connections,
             self._names,
-            flush,
+            partial(self._flush_or_save, statement, flush),
             key=_task_id,
             lanes=lanes,
             table=table,
             size=_size,
             choose=choose,
         )
+
+    async def _flush_or_save(
+        self,
+        statement: _WriteStatement,
+        flush: _Flush[RowT],
+        rows: Sequence[RowT],
+        slow_after: float | None,
+    ) -> Sequence[Exception | None]:
+        """Write rows; where that has failed for all of its time, those that can be without others.
+
+        Raises:
+            WriteTimeoutError: there are none.
+        """
+        try:
+            return await flush(rows, slow_after)
+        except WriteTimeoutError as error:
+            if len(rows) == 1 or not may_be_one_row_s(error):
+                raise
+            late = error
+        once = partial(self._write, statement, slow_after=None, retry_for=0.0)
+        saved = await save(once, rows, self._connections.retry_for)
+        if not saved:
+            raise late
+        self._announce(statement, saved)
+        ids = set(map(_task_id, saved))
+        return [None if _task_id(row) in ids else late for row in rows]
 
     async def _flush_results(
         self, rows: Sequence[ResultRow], slow_after: float | None
@@ -170,9 +206,9 @@ class Writer:
             except _SUSPECTED as error:
                 return [error] * len(rows)
         elif guilty:
-            self._announce("ended", [row for row in rows if row.task_id not in guilty])
+            self._announce(self._finish, [row for row in rows if row.task_id not in guilty])
             return [guilty.get(row.task_id) for row in rows]
-        self._announce("ended", rows)
+        self._announce(self._finish, rows)
         return [None] * len(rows)
 
     async def _probe(
@@ -194,7 +230,7 @@ class Writer:
         self, rows: Sequence[ResultRow], slow_after: float | None
     ) -> Sequence[None]:
         await self._finish_rows(rows, slow_after, patient=False)
-        self._announce("ended", rows)
+        self._announce(self._finish, rows)
         return [None] * len(rows)
 
     async def _finish_rows(
@@ -204,28 +240,28 @@ class Writer:
         briefly = dict(_WAIT_FOR_TABLE) if patient else {}
         if sum(map(_size, rows)) > _INNOCENT_BYTES:
             briefly.pop(_OUT_OF_MEMORY, None)
-        await self._write(self._finish, rows, self._finishing, slow_after, briefly)
+        await self._write(self._finish, rows, slow_after, briefly)
 
     async def _flush_states(
         self, rows: Sequence[ResultRow], slow_after: float | None
     ) -> Sequence[None]:
-        await self._write(self._record_state, rows, self._shared, slow_after)
+        await self._write(self._record_state, rows, slow_after)
         return [None] * len(rows)
 
     async def _flush_progress(
         self, rows: Sequence[ProgressRow], slow_after: float | None
     ) -> Sequence[None]:
-        await self._write(self._set_progress, rows, LOCK_LIMIT, slow_after)
-        self._announce("progressed", rows)
+        await self._write(self._set_progress, rows, slow_after)
+        self._announce(self._set_progress, rows)
         return [None] * len(rows)
 
     async def _write(
         self,
         statement: _WriteStatement,
         rows: Sequence[RowT],
-        shared: dict[str, object],
         slow_after: float | None,
         briefly: Mapping[str, float] = NEVER,
+        retry_for: float | None = None,
     ) -> None:
         # Sorted by id, so that two batches cannot deadlock.
         form = statement.careful if slow_after is None else statement.plain
@@ -233,20 +269,24 @@ class Writer:
         count, size = len(rows), sum(map(_size, rows))
         # Where one may wait for a row, none is sent behind it.
         is_light = slow_after is not None and count > 1 and size <= count * _LIGHT_BYTES
-        execute = self._connections.execute_light if is_light else self._connections.execute
+        execute = (
+            self._connections.execute_light
+            if is_light
+            else partial(self._connections.execute, retry_for=retry_for)
+        )
         # A batch is halved that reaches a limit; a row alone can only try again.
         also = NO_WRITES if count > 1 else NO_WRITES | CANCELED
         await execute(
             text,
-            values | shared,
+            values | statement.shared,
             also=also,
             briefly={**_WAIT_TOGETHER, **briefly},
             slow_after=slow_after,
         )
 
-    def _announce(self, event: str, rows: Sequence[RowT]) -> None:
-        if event in self._announcers:
-            self._announcers[event].announce(map(_task_id, rows))
+    def _announce(self, statement: _WriteStatement, rows: Sequence[RowT]) -> None:
+        if statement.event in self._announcers:
+            self._announcers[statement.event].announce(map(_task_id, rows))
 
 
 class _WriteStatement:
@@ -255,8 +295,14 @@ class _WriteStatement:
     Attributes:
         plain: it as it is.
         careful: one that the server ends where it waits long for a row.
+        shared: its parameters that are the same for all rows.
+        event: what has befallen the tasks whose rows it has written, for those who listen.
     """
 
-    def __init__(self, names: Names, query: str) -> None:
+    def __init__(
+        self, names: Names, query: str, shared: dict[str, object], event: str = ""
+    ) -> None:
+        self.shared = shared
+        self.event = event
         self.plain = BatchStatement(names, query, query)
         self.careful = BatchStatement(names, query, query, lock_limit="lock_limit")
