@@ -29,6 +29,7 @@ from taskiq_pg_json import (
     Outcome,
     ResultDecodeError,
     ResultIsMissingError,
+    Status,
     TaskInfo,
     TaskiqPgJsonError,
     TaskNotFoundError,
@@ -237,6 +238,17 @@ class TestDeleting:
             await backend.get_result("id")
         assert rows_in(admin, table_name) == 1
         assert rows_in(admin, f"{table_name}_progress") == 0
+
+    async def test_delete_says_whether_there_was_a_result(self, backend, admin, table_name):
+        store = backend.store
+        await store.record_state("queued", Status.QUEUED, TaskInfo("shop:pay"))
+        await store.set_result("ended", Outcome(1))
+        await store.set_result("expired", Outcome(1))
+        expire = sql.SQL("UPDATE {} SET expires_at = now() WHERE task_id = 'expired'")
+        admin.execute(expire.format(sql.Identifier(table_name)))
+        ids = ["queued", "ended", "expired", "nothing"]
+        assert await asyncio.gather(*map(store.delete, ids)) == [False, True, False, False]
+        assert rows_in(admin, table_name) == 0
 
     async def test_delete_takes_progress_that_has_no_result(self, backend):
         await backend.set_progress("id", TaskProgress(state="s", meta=1))

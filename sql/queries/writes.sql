@@ -165,12 +165,14 @@ ON CONFLICT (task_id) DO UPDATE SET
              %(pickled)b::bytea[]) AS row (task_id, state, meta, kind, pickled)) AS batch
 
 -- delete --
--- Delete the results and the progress of tasks; gives the ids whose result was there.
+-- Delete the rows and the progress of tasks; gives the ids of those whose result could be read.
 WITH wanted AS (
     SELECT id::{task_id_type} AS task_id, id FROM unnest(%(task_id)b::text[]) AS given (id){lock_limit}
 ), progress_deleted AS (
     DELETE FROM {progress} AS progress USING wanted WHERE progress.task_id = wanted.task_id
+), deleted AS (
+    DELETE FROM {results} AS result USING wanted
+    WHERE result.task_id = wanted.task_id
+    RETURNING wanted.id, result.finished_at, result.expires_at
 )
-DELETE FROM {results} AS result USING wanted
-WHERE result.task_id = wanted.task_id
-RETURNING wanted.id;
+SELECT id FROM deleted WHERE finished_at IS NOT NULL AND (expires_at > now()) IS NOT FALSE;
