@@ -171,17 +171,17 @@ class WriteTimeoutError(TaskiqPgJsonError, TimeoutError):
 
 
 class WaitTimeoutError(TaskiqPgJsonError, TimeoutError):
-    """Tasks have not ended in time.
+    """Tasks have not ended in time, or the server has not told of them.
 
     Attributes:
-        pending: the ids of those that have not.
+        pending: the ids of those that have not, or whose records could not be read.
     """
 
     def __init__(self, pending: Iterable[str], timeout: float) -> None:
         self.pending = tuple(pending)
         count = len(self.pending)
         shown = ", ".join(self.pending[:3]) + ("…" if count > 3 else "")  # noqa: PLR2004 - a few
-        super().__init__(f"Not ended after {timeout:g} s: {shown} ({count} in all).")
+        super().__init__(f"Not ended, or not read, after {timeout:g} s: {shown} ({count} in all).")
 
 
 class EmbeddedPostgresError(TaskiqPgJsonError):

@@ -93,9 +93,36 @@ async def test_waiting_returns_when_the_last_task_has_ended(store):
 async def test_a_wait_that_runs_out_names_the_tasks_that_have_not_ended(store):
     ids = new_ids(3)
     await finish(store, ids[:2], 0)
-    with pytest.raises(WaitTimeoutError, match=r"Not ended .*\(1 in all\)") as caught:
+    with pytest.raises(WaitTimeoutError, match=r"Not ended, .*\(1 in all\)") as caught:
         await store.wait(ids, timeout=0.2)
     assert caught.value.pending == (ids[2],)
+
+
+async def test_a_wait_ends_in_time_though_the_records_cannot_be_read(store, connect, made_table):
+    ids = new_ids(2)
+    await finish(store, ids, 0)
+    holder = await connect(autocommit=False)
+    await holder.execute(f"LOCK TABLE {made_table}_progress")
+    with pytest.raises(WaitTimeoutError, match=r"or not read, .*\(2 in all\)") as caught:
+        await asyncio.wait_for(store.wait(ids, timeout=0.1), 10)
+    assert caught.value.pending == tuple(ids)
+    await holder.rollback()
+
+
+async def test_records_that_cannot_be_read_in_time_are_named_with_what_has_not_ended(
+    store, connect, made_table
+):
+    ids = new_ids(4)
+    await finish(store, ids[:1], 0)
+    records = store.as_completed(ids, timeout=1)
+    assert (await anext(records)).task_id == ids[0]
+    holder = await connect(autocommit=False)
+    await holder.execute(f"LOCK TABLE {made_table}_progress")
+    await finish(store, ids[1:3], 0)
+    with pytest.raises(WaitTimeoutError, match=r"\(3 in all\)") as caught:
+        await asyncio.wait_for(anext(records), 10)
+    assert caught.value.pending == tuple(ids[1:])
+    await holder.rollback()
 
 
 @pytest.mark.parametrize("ids", ["nope", b"nope", None, 7])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from taskiq_pg_json.errors import ConfigurationError, NotStartedError, TaskNotFoundError
@@ -25,7 +26,7 @@ from taskiq_pg_json.store.waiting import Waiter
 from taskiq_pg_json.store.writes import Writer, is_row_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable
     from datetime import timedelta
     from types import TracebackType
 
@@ -240,11 +241,7 @@ class ResultStore(Searchable):
 
     async def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
         """Return the records of those tasks that have one, by the ids as they were given."""
-        given = {task_id: self._checked_id(task_id) for task_id in listed(task_ids)}
-        records = await self._reader.records(list(set(given.values())))
-        return {
-            task_id: records[checked] for task_id, checked in given.items() if checked in records
-        }
+        return await self._as_given(task_ids, self._reader.records)
 
     @coroutine_function
     def set_result(self, task_id: str, outcome: Outcome) -> Coroutine[Any, Any, None]:
@@ -359,13 +356,11 @@ class ResultStore(Searchable):
         """Return the records of tasks when all have ended, by the ids as they were given.
 
         Raises:
-            WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
+            WaitTimeoutError: some have not ended after ``timeout`` seconds, or their records could
+                not be read; it names them.
             ConfigurationError: the timeout is no time.
         """
-        ids = listed(task_ids)
-        async for _ in self._waiter.ended(ids, timeout):
-            pass
-        return await self.get_many(ids)
+        return await self._as_given(task_ids, partial(self._waiter.all_records, timeout=timeout))
 
     async def as_completed(
         self, task_ids: Iterable[str], timeout: float | None = None
@@ -373,7 +368,8 @@ class ResultStore(Searchable):
         """Yield the records of tasks as they end.
 
         Raises:
-            WaitTimeoutError: some have not ended after ``timeout`` seconds; it names them.
+            WaitTimeoutError: some have not ended after ``timeout`` seconds, or their records could
+                not be read; it names them.
             ConfigurationError: the timeout is no time.
         """
         async for record in self._waiter.records(listed(task_ids), timeout):
@@ -386,6 +382,18 @@ class ResultStore(Searchable):
         """
         async for progress in self._waiter.progress(task_id):
             yield progress
+
+    async def _as_given(
+        self,
+        task_ids: Iterable[str],
+        read: Callable[[list[str]], Awaitable[dict[str, TaskRecord]]],
+    ) -> dict[str, TaskRecord]:
+        """Return the records that are read of tasks, by the ids as they were given."""
+        given = {task_id: self._checked_id(task_id) for task_id in listed(task_ids)}
+        records = await read(list(dict.fromkeys(given.values())))
+        return {
+            task_id: records[checked] for task_id, checked in given.items() if checked in records
+        }
 
     async def _close(self) -> None:
         """Close the connections; to the end, though whoever waits for that is cancelled."""

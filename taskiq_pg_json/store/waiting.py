@@ -45,9 +45,8 @@ class Waiter:
             WaitTimeoutError: some have not ended after ``timeout`` seconds.
             ConfigurationError: the timeout is no time.
         """
-        check_limit(timeout)
         pending = dict.fromkeys(map(self._checked_id, task_ids))
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = _deadline(timeout)
         with self._listener.subscribed(pending) as subscription:
             ended: set[str] = set()
             look_again = True
@@ -67,9 +66,8 @@ class Waiter:
 
     async def _look(self, task_ids: list[str], deadline: float | None) -> set[str]:
         """Return those that have ended; none where the server does not answer in time."""
-        left = None if deadline is None else max(_LOOK, deadline - time.monotonic())
         try:
-            with given_up_after(left):
+            with given_up_after(_time_to_look(deadline)):
                 return await self._ended_among(task_ids)
         except SlowError:
             return set()
@@ -108,13 +106,44 @@ class Waiter:
         """Yield the tasks' records as they end.
 
         Raises:
-            WaitTimeoutError: some have not ended after ``timeout`` seconds.
+            WaitTimeoutError: some have not ended after ``timeout`` seconds, or were not read.
         """
+        unread = dict.fromkeys(map(self._checked_id, task_ids))
+        deadline = _deadline(timeout)
         async for group in self.ended(task_ids, timeout):
-            records = await self._reader.records(group)
+            try:
+                records = await self._read(group, deadline)
+            except SlowError:
+                raise WaitTimeoutError(unread, timeout or 0.0) from None
             for task_id in group:
+                del unread[task_id]
                 if task_id in records:  # not deleted meanwhile
                     yield records[task_id]
+
+    async def all_records(
+        self, task_ids: Sequence[str], timeout: float | None
+    ) -> dict[str, TaskRecord]:
+        """Return the tasks' records, by id, when all have ended.
+
+        Raises:
+            WaitTimeoutError: some have not after ``timeout`` seconds, or they were not read.
+        """
+        deadline = _deadline(timeout)
+        async for _ in self.ended(task_ids, timeout):
+            pass
+        try:
+            return await self._read(task_ids, deadline)
+        except SlowError:
+            raise WaitTimeoutError(task_ids, timeout or 0.0) from None
+
+    async def _read(self, task_ids: Sequence[str], deadline: float | None) -> dict[str, TaskRecord]:
+        """Return the records of those that have one.
+
+        Raises:
+            SlowError: the server does not answer in time.
+        """
+        with given_up_after(_time_to_look(deadline)):
+            return await self._reader.records(task_ids)
 
     async def progress(self, task_id: str) -> AsyncIterator[Progress]:
         """Yield a task's progress whenever it has changed, until the task has ended."""
@@ -132,3 +161,18 @@ class Waiter:
                 if has_ended:
                     return
                 ended, _ = await subscription.changes()
+
+
+def _deadline(timeout: float | None) -> float | None:
+    """When a wait of so many seconds from now is over.
+
+    Raises:
+        ConfigurationError: the timeout is no time.
+    """
+    check_limit(timeout)
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _time_to_look(deadline: float | None) -> float | None:
+    """How many seconds one look at the server may take, now."""
+    return None if deadline is None else max(_LOOK, deadline - time.monotonic())
