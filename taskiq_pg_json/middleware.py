@@ -33,6 +33,8 @@ QUEUED_AT_LABEL = "taskiq_pg_json_queued_at"
 """Carries the time of sending to the worker, which takes it off before the task runs."""
 
 _REQUEUE_LABEL = "X-Taskiq-requeue"
+_SENT_AGAIN = frozenset({"_retries", _REQUEUE_LABEL})
+"""The labels of a task that taskiq's middlewares, or it itself, have sent again."""
 _WRAPPED = "A backend that wraps one needs its store as an attribute, 'store'."
 _LONGEST_SHUTDOWN = 30.0
 """Seconds after which ends that have come meanwhile are left alone."""
@@ -164,8 +166,13 @@ class TaskInfoMiddleware(TaskiqMiddleware):
         elif self._is_requeued(message, execution):
             # The message is sent again without the label: the row keeps the time.
             await self._record(message, Status.QUEUED, info)
-        elif self._record_queued or self._record_started:
+        elif self._may_have_row(info):
             await self._discard(message, info)
+
+    def _may_have_row(self, info: TaskInfo) -> bool:
+        """Whether a state may have been written of the task, by this attempt or an earlier one."""
+        is_recorded = self._record_queued or self._record_started
+        return is_recorded or not _SENT_AGAIN.isdisjoint(info.labels)
 
     def _store_dropped(
         self, message: TaskiqMessage, execution: Execution, error: BaseException | None

@@ -436,6 +436,31 @@ class TestTasksWithoutAResult:
     def options(self, request):
         return request.param
 
+    @pytest.mark.parametrize("recorded", [(), ("queued",), ("started",), ("queued", "started")])
+    @pytest.mark.parametrize("before", ["nothing", "an error", "a requeue"])
+    async def test_a_task_that_leaves_no_result_in_the_end_leaves_no_state(
+        self, start_broker, backend, recorded, before
+    ):
+        options = {f"record_{state}": True for state in recorded}
+        retries = SimpleRetryMiddleware(default_retry_label=True)
+        broker = await start_broker(HeldBroker(), backend, retries, TaskInfoMiddleware(**options))
+
+        @broker.task
+        async def silent(context: Context = TaskiqDepends()):
+            is_first = not {"_retries", "X-Taskiq-requeue"} & context.message.labels.keys()
+            if is_first and before == "an error":
+                raise ConnectionError
+            if is_first and before == "a requeue":
+                await context.requeue()
+            raise NoResultError
+
+        task = await silent.kiq()
+        if before != "nothing":
+            await broker.run_next()
+            assert await backend.store.get_many([task.task_id])
+        await broker.run_all()
+        assert not await backend.store.get_many([task.task_id])
+
     async def test_a_task_that_wants_no_result_leaves_none(self, broker, backend):
         @broker.task
         async def silent():
@@ -522,10 +547,10 @@ class TestTasksWithoutAResult:
         async def work():
             return 1
 
-        await work.kiq()
+        task = await work.kiq()
         await broker.wait_all()
         await ours.shutdown()
-        assert not (await backend.store.search()).items
+        assert not await backend.store.get_many([task.task_id])
 
     async def test_a_task_after_one_without_a_result_is_told_of_rightly(self, broker, backend):
         @broker.task("silent")

@@ -132,12 +132,16 @@ WHERE task_id = ANY (%(task_id)b::text[]::{task_id_type}[])
   AND task_id NOT IN (SELECT task_id FROM free);
 
 -- discard_state --
--- Forget attempts that leave no result, unless another attempt has begun or the task has ended.
+-- Forget attempts that leave no result, and what was known of the task before them, unless another has begun since or
+-- the task has ended. A client's clock, or that of an earlier attempt's worker, may be ahead of this one's.
 DELETE FROM {results} AS result
 USING unnest(%(task_id)b::text[], %(started_at)b::timestamptz[])
       AS attempt (task_id, started_at){lock_limit}
 WHERE result.task_id = attempt.task_id::{task_id_type}
-  AND result.finished_at IS NULL AND result.started_at = attempt.started_at;
+  AND result.finished_at IS NULL
+  AND (coalesce(result.started_at, result.queued_at) <= attempt.started_at
+       + CASE WHEN result.status = 'STARTED' THEN interval '0'
+              ELSE %(clocks_differ_by)b::interval END) IS NOT FALSE;
 
 -- set_progress --
 -- Store the latest progress of tasks.

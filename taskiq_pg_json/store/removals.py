@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from taskiq_pg_json.schema import queries
 from taskiq_pg_json.store.arrays import as_array
 from taskiq_pg_json.store.unlocked import CANCELED, LOCK_LIMIT, unlocked_batcher
+from taskiq_pg_json.store.writes import CLOCKS_DIFFER_BY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,8 +33,10 @@ class Remover:
 
     def __init__(self, connections: Connections, names: Names, *, lanes: int) -> None:
         self._connections = connections
-        self._delete = _RemovalStatement(names, "delete")
-        self._discard_state = _RemovalStatement(names, "discard_state")
+        self._delete = _RemovalStatement(names, "delete", LOCK_LIMIT)
+        self._discard_state = _RemovalStatement(
+            names, "discard_state", {**LOCK_LIMIT, "clocks_differ_by": CLOCKS_DIFFER_BY}
+        )
         self.deletions: MicroBatcher[str, bool] = unlocked_batcher(
             connections, names, self._flush_deletions, key=str, lanes=lanes
         )
@@ -70,7 +73,7 @@ class Remover:
         # Not prepared: a plan that was made while the table was small would scan all of it later.
         return await self._connections.execute(
             statement.plain if slow_after is not None else statement.careful,
-            {name: as_array(column) for name, column in values.items()} | LOCK_LIMIT,
+            {name: as_array(column) for name, column in values.items()} | statement.shared,
             prepare=False,
             also=CANCELED,
             slow_after=slow_after,
@@ -83,9 +86,11 @@ class _RemovalStatement:
     Attributes:
         plain: it as it is.
         careful: one that the server ends where it waits long for a row.
+        shared: its parameters that are the same for all rows.
     """
 
-    def __init__(self, names: Names, query: str) -> None:
+    def __init__(self, names: Names, query: str, shared: dict[str, object]) -> None:
         text = queries()
+        self.shared = shared
         self.plain = names.statement(text[query], lock_limit="")
         self.careful = names.statement(text[query], lock_limit=text["lock_limit"])
