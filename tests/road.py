@@ -7,8 +7,10 @@ import os
 import pickle
 import socket
 import time
+import types
 from collections import deque
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -72,6 +74,25 @@ def rows_in(admin: psycopg.Connection, table: str) -> int:
     """How many rows a table has."""
     query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))
     return admin.execute(query).fetchone()[0]
+
+
+@types.coroutine
+def cancelled_at(coroutine, suspension):
+    """Await it, and have the running task cancelled where it suspends for the nth time."""
+    awaiting, count = coroutine.__await__(), 0
+    step = partial(awaiting.send, None)
+    while True:
+        try:
+            awaited = step()
+        except StopIteration as stop:
+            return stop.value
+        if count == suspension:
+            asyncio.current_task().cancel()
+        count += 1
+        try:
+            step = partial(awaiting.send, (yield awaited))
+        except BaseException as error:  # noqa: BLE001 - what the event loop throws in
+            step = partial(awaiting.throw, error)
 
 
 async def eventually(claim: Callable[[], bool], timeout: float = 20) -> None:

@@ -12,7 +12,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row, namedtuple_row
 from pydantic import PostgresDsn, TypeAdapter
-from road import EVERY_METHOD, finished, rows_in, stored
+from road import EVERY_METHOD, cancelled_at, finished, rows_in, stored
 from taskiq import InMemoryBroker
 from taskiq.depends.progress_tracker import TaskProgress
 
@@ -321,6 +321,7 @@ class TestDsn:
         [
             (["fe_sendauth: no password supplied"], False),
             (["session is not read-only"], True),
+            (["FATAL:  terminating connection due to administrator command"], True),
             (["fe_sendauth: no password supplied"] * 2, False),
             (["Connection refused", "fe_sendauth: no password supplied"], True),
         ],
@@ -573,6 +574,19 @@ class TestLifeCycle:
 
         await asyncio.to_thread(in_a_loop_of_its_own)
         assert (await backend.get_result("stored")).return_value == 2
+
+
+@pytest.mark.parametrize("suspension", range(6))
+async def test_a_cancelled_call_leaves_a_lent_connection_in_the_mode_that_it_had(
+    lend, made_table, monkeypatch, suspension
+):
+    monkeypatch.setattr(psycopg.waiting, "MAX_BUSY_TIME", -1, raising=False)  # it always suspends
+    pool = lend(max_size=1)
+    async with ResultStore(pool=pool, table_name=made_table) as store:
+        getting = asyncio.create_task(cancelled_at(store.get_many(["id"]), suspension))
+        await asyncio.wait({getting})
+        async with pool.connection() as connection:
+            assert not connection.autocommit
 
 
 async def test_a_connection_is_not_lost_when_whoever_gives_it_back_is_cancelled(dsn, table_name):

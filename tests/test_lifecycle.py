@@ -8,11 +8,12 @@ import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
-from road import PROMPTLY, eventually, now
+from road import PROMPTLY, cancelled_at, eventually, now
 from taskiq import InMemoryBroker
 
 from taskiq_pg_json import (
@@ -319,6 +320,20 @@ async def test_a_result_during_a_shutdown_is_stored_though_another_thread_stores
         await thread
     async with named:
         assert await named.count() == 3
+
+
+@pytest.mark.parametrize("suspension", range(1, 8))  # the first is where it connects
+async def test_a_late_result_that_is_cancelled_leaves_no_connection_open(
+    dsn, table_name, admin, monkeypatch, suspension
+):
+    monkeypatch.setattr(psycopg.waiting, "MAX_BUSY_TIME", -1, raising=False)  # it always suspends
+    store = ResultStore(make_conninfo(dsn, application_name=table_name), table_name=table_name)
+    async with store:
+        pass
+    storing = asyncio.create_task(cancelled_at(store.set_result("id", Outcome()), suspension))
+    await asyncio.wait({storing})
+    open_ones = "SELECT FROM pg_stat_activity WHERE application_name = %s"
+    await eventually(lambda: not admin.execute(open_ones, [table_name]).fetchall(), 5)
 
 
 def test_every_question_to_a_store_is_asked_from_another_loop():

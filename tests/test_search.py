@@ -10,12 +10,14 @@ from decimal import Decimal
 from fractions import Fraction
 from uuid import UUID
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from psycopg import AsyncPipeline
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 from pydantic import TypeAdapter
+from road import cancelled_at, eventually
 from seeds import NOW, Invoice, PaymentError, ago, finish, ids, orders, unfinished
 
 from taskiq_pg_json import (
@@ -856,23 +858,27 @@ async def test_a_search_that_loads_no_value_loads_no_pickle_either(store):
     assert [columns[17] is None for columns in fetched] == [True, False]
 
 
-@pytest.mark.parametrize("lent", [True, False], ids=["a pool that is lent", "a pool of its own"])
-async def test_a_search_that_is_cancelled_early_leaves_no_connection_in_a_pipeline(
-    dsn, lend, made_table, monkeypatch, lent
+@pytest.fixture(params=["a pool that is lent", "a pool of its own"])
+def one_connection(request, dsn, lend):
+    """Arguments of a store that has no other."""
+    if "lent" in request.param:
+        return {"pool": lend(max_size=1)}
+    return {"dsn": dsn, "min_size": 1, "max_size": 1}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of psycopg's
+@pytest.mark.parametrize("suspension", range(12))
+async def test_a_search_that_is_cancelled_leaves_no_connection_in_its_transaction(
+    one_connection, admin, made_table, monkeypatch, suspension
 ):
-    enter = AsyncPipeline.__aenter__
-
-    async def enter_cancelled(pipeline):
-        await enter(pipeline)
-        raise asyncio.CancelledError  # psycopg may let others run, when it has entered
-
-    pool = {"pool": lend(max_size=1)} if lent else {"min_size": 1, "max_size": 1}
-    async with ResultStore(None if lent else dsn, table_name=made_table, **pool) as store:
-        with monkeypatch.context() as patched:
-            patched.setattr(AsyncPipeline, "__aenter__", enter_cancelled)
-            counting = asyncio.create_task(store.count())
-            await asyncio.wait({counting})
-        assert counting.cancelled()
+    monkeypatch.setattr(psycopg.waiting, "MAX_BUSY_TIME", -1, raising=False)  # it always suspends
+    locked = sql.SQL("SELECT FROM pg_locks WHERE relation = {}::regclass").format(made_table)
+    async with ResultStore(table_name=made_table, **one_connection) as store:
+        await store.count()
+        counting = asyncio.create_task(cancelled_at(store.count(), suspension))
+        await asyncio.wait({counting})
+        await eventually(lambda: not admin.execute(locked).fetchall())
+        assert await asyncio.wait_for(anext(store.iterate(), "none"), 5) == "none"
         assert await asyncio.wait_for(store.get_many(["id"]), 5) == {}
 
 

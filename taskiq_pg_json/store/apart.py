@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from psycopg_pool import PoolTimeout
 
 from taskiq_pg_json.store.connections import Connections
-from taskiq_pg_json.store.sessions import check_encoding
+from taskiq_pg_json.store.sessions import check_encoding, closing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,6 +27,6 @@ class ConnectionsApart(Connections):
             connection = await asyncio.wait_for(self.connect(), timeout)
         except asyncio.TimeoutError as error:
             raise PoolTimeout(f"there was no connection after {timeout:g} s") from error
-        async with connection:
+        async with closing(connection):
             check_encoding(connection)
             yield connection

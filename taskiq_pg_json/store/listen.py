@@ -14,6 +14,7 @@ import psycopg
 from taskiq_pg_json.schema import PlainCursor, queries
 from taskiq_pg_json.store.announce import EVERYTHING
 from taskiq_pg_json.store.channels import Channels
+from taskiq_pg_json.store.sessions import closing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -201,7 +202,7 @@ class Listener:
             pause = _RECONNECT
             try:
                 connection = await self._connections.connect()
-                async with connection:
+                async with closing(connection):
                     if not await self._listen_on(connection):
                         pause = _DEAF_PAUSE
             except psycopg.errors.ReadOnlySqlTransaction:

@@ -62,6 +62,7 @@ _TRANSIENT_STATES = _LOSSES | {
 _NOT_NOW = (
     "starting up",
     "shutting down",
+    "terminating connection",  # before it was there
     "recovery mode",
     "not yet accepting connections",
     "too many clients",

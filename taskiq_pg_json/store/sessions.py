@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.pq import PipelineStatus
 
 from taskiq_pg_json.errors import ConfigurationError
 
@@ -35,8 +34,8 @@ async def autocommit(connection: Connection) -> AsyncIterator[None]:
     if connection.autocommit:
         yield
         return
-    await connection.set_autocommit(True)
     try:
+        await connection.set_autocommit(True)  # cancelled here, it may have been done
         yield
     finally:
         if not connection.closed:
@@ -47,15 +46,30 @@ async def autocommit(connection: Connection) -> AsyncIterator[None]:
 async def pipelined(connection: Connection) -> AsyncIterator[None]:
     """Have the block's statements answered together, in one transaction.
 
-    psycopg leaves a connection in pipeline mode where it is cancelled while it enters that: what
-    is sent next would never be answered.
+    Cancelled while it enters or leaves its pipeline, psycopg gives back a connection of which the
+    server awaits the end of that transaction, though neither says so: the next statement would not
+    be answered, or be part of it.
     """
     try:
         async with connection.pipeline():
             yield
+    except Exception:
+        raise
+    except BaseException:
+        connection.pgconn.finish()
+        raise
+
+
+@asynccontextmanager
+async def closing(connection: Connection) -> AsyncIterator[Connection]:
+    """Close the connection at the end of the block, without a word to the server.
+
+    psycopg would end a transaction first and, cancelled then, leave it open.
+    """
+    try:
+        yield connection
     finally:
-        if connection.pgconn.pipeline_status != PipelineStatus.OFF:
-            connection.pgconn.finish()
+        await connection.close()
 
 
 def leave_standby(connection: Connection, error: ReadOnlySqlTransaction) -> None:

@@ -22,6 +22,7 @@ from taskiq_pg_json.schema.names import MAX_IDENTIFIER_BYTES, check_identifier
 from taskiq_pg_json.serializer.text import is_clean
 from taskiq_pg_json.store.columns import FieldColumn, columns_of, indexed
 from taskiq_pg_json.store.fragments import compose, read_as
+from taskiq_pg_json.store.sessions import closing
 from taskiq_pg_json.store.tasks import is_task, return_type
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class TypedViews:
             SchemaError: the search_path has no schema.
         """
         values = {"schema": self._names.schema, "table": self._names.table}
-        async with await self._connections.connect() as connection:
+        async with closing(await self._connections.connect()) as connection:
             await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
             while True:
                 async with connection.transaction():
