@@ -124,5 +124,12 @@ async def drive(call: Call, sources: Sequence[Iterable[Batch]], *, seconds: floa
     gc.collect()
     start = time.perf_counter()
     deadline = start + seconds
-    await asyncio.gather(*map(worker, sources))
+    workers = [asyncio.ensure_future(worker(source)) for source in sources]
+    try:
+        await asyncio.gather(*workers)
+    except BaseException:
+        for unfinished in workers:
+            unfinished.cancel()
+        await asyncio.wait(workers)
+        raise
     return Sample(operations, time.perf_counter() - start)

@@ -47,7 +47,10 @@ def case_of(operation: str, size: str, concurrency: int) -> Case:
 async def measure_throughput(
     contenders: Sequence[Contender], cells: Sequence[Cell], limit: Limit
 ) -> list[Measurement]:
-    """Measure each cell in turn, with fewer rounds where the machine is too slow for all."""
+    """Measure each cell in turn, with fewer rounds where the machine is too slow for all.
+
+    A peer that gives up in a cell is said so, and has no measurement there.
+    """
     measurements: list[Measurement] = []
     turns = [cell.rounds * cell.seconds for cell in cells]
     for number, cell in enumerate(cells):
@@ -70,15 +73,28 @@ async def _measure_cell(
     for contender in contenders:
         await contender.reset()
         await _turn(contender, warm_up, values, warm_up.seconds)
+    given_up: set[str] = set()
     for number in range(cell.rounds):
         if number and limit.left <= 0:
             break
         for contender in contenders:
-            for operation, sample in (await _turn(contender, cell, values, cell.seconds)).items():
+            if contender.name in given_up:
+                continue
+            try:
+                samples = await _turn(contender, cell, values, cell.seconds)
+            except Exception as error:
+                if contender.kind != "peer":
+                    raise
+                where = f"{cell.payload} at {cell.concurrency:,}"
+                print(f"{where}: {contender.name} gave up: {error!r}", file=sys.stderr)
+                given_up.add(contender.name)
+                continue
+            for operation, sample in samples.items():
                 rates[operation, contender.name].append(sample.rate)
     return [
         Measurement(case_of(operation, cell.payload, cell.concurrency), name, tuple(found), "/s")
         for (operation, name), found in rates.items()
+        if name not in given_up
     ]
 
 
