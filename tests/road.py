@@ -76,9 +76,13 @@ def rows_in(admin: psycopg.Connection, table: str) -> int:
     return admin.execute(query).fetchone()[0]
 
 
-@types.coroutine
-def cancelled_at(coroutine, suspension):
+async def cancelled_at(coroutine, suspension):
     """Await it, and have the running task cancelled where it suspends for the nth time."""
+    return await _cancelled_at(coroutine, suspension)
+
+
+@types.coroutine
+def _cancelled_at(coroutine, suspension):
     awaiting, count = coroutine.__await__(), 0
     step = partial(awaiting.send, None)
     while True:
