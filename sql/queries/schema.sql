@@ -36,7 +36,7 @@ FROM pg_identify_object('pg_class'::regclass, %(oid)s::oid, 0);
 SELECT relname
 FROM pg_class
 WHERE relnamespace = to_regnamespace(quote_ident(coalesce(%(schema)s::text, current_schema())))
-  AND obj_description(pg_class.oid, 'pg_class') ~ '^taskiq-pg-json schema [0-9]'
+  AND obj_description(pg_class.oid, 'pg_class') ~ %(comment)s
 ORDER BY relname;
 
 -- role_in_use --

@@ -9,7 +9,7 @@ from psycopg import sql
 from taskiq_pg_json.errors import ForeignTableError
 from taskiq_pg_json.schema.names import companions_of
 from taskiq_pg_json.schema.plain_cursor import fetch
-from taskiq_pg_json.schema.version import set_version
+from taskiq_pg_json.schema.version import COMMENT_PATTERN, set_version
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -109,7 +109,8 @@ async def _other_store(
     connection: AsyncConnection[Any], names: Names, schema: str | None, bearers: Collection[str]
 ) -> str | None:
     """Return the store of that schema, but for this one, to whose tables any name belongs."""
-    for (table,) in await fetch(connection, "stores", {"schema": schema}):
+    values = {"schema": schema, "comment": COMMENT_PATTERN}
+    for (table,) in await fetch(connection, "stores", values):
         if table != names.table and not {table, *companions_of(table)}.isdisjoint(bearers):
             return str(table)
     return None

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from taskiq_pg_json.schema.names import Names
 
 _COMMENT = "taskiq-pg-json schema {version}"
-_COMMENT_PATTERN = re.compile(_COMMENT.format(version=r"(\d+)"))
+COMMENT_PATTERN = "^" + _COMMENT.format(version=r"(\d+)")
+"""What the comment looks like, to Python and to PostgreSQL."""
 
 
 def version_in(comment: str | None) -> int | None:
     """Return the version that a table's comment says; None where it says none."""
-    match = _COMMENT_PATTERN.match(comment or "")
+    match = re.match(COMMENT_PATTERN, comment or "")
     return int(match[1]) if match else None
 
 
